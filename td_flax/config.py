@@ -1,0 +1,400 @@
+"""The typed border between ml_collections configs and the program.
+
+A config file under `configs/` starts from `default()`, a ConfigDict with every
+key at its default, and changes what its experiment needs. `load` turns the
+result into frozen dataclasses and refuses what cannot work with one line that
+names the key, the value and what would be valid. Nothing behind this border
+sees a ConfigDict.
+"""
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+import ml_collections
+
+from td_flax import errors
+
+MAX_VOCAB_SIZE = 65_536  # rows are stored as uint16
+
+
+def _field(default: Any, valid: str, check: Any) -> Any:
+  """A dataclass field with a rule: `check(value)` and its wording."""
+  return dataclasses.field(
+    default=default, metadata={'valid': valid, 'check': check}
+  )
+
+
+def _choice(default: str, *others: str) -> Any:
+  choices = (default, *others)
+  return _field(default, f'one of {", ".join(choices)}', choices.__contains__)
+
+
+def _at_least(default: Any, low: float) -> Any:
+  return _field(default, f'at least {low}', lambda x: x >= low)
+
+
+def _above(default: Any, low: float) -> Any:
+  return _field(default, f'above {low}', lambda x: x > low)
+
+
+def _share(default: float, *, one: bool = False) -> Any:
+  """A number in [0, 1), or in [0, 1]."""
+  valid = 'from 0 to 1' if one else 'from 0 to below 1'
+  return _field(default, valid, lambda x: 0 <= x < 1 or (one and x == 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What is read, and the rows it becomes. Identity of a packed dataset."""
+
+  # Comma list of SPEC[=WEIGHT]; SPEC is `embedded`, a glob of .txt or .jsonl
+  # files (also .gz .xz .bz2 .zst), or `tfds:NAME`.
+  files: str = 'embedded'
+  # Held-out sources, in the same form; '' holds out `eval_fraction` of `files`.
+  eval_files: str = ''
+  eval_fraction: float = _share(0.01)
+  # Where the packed dataset lies; '' is `<workdir>/data`.
+  dir: str = ''
+  # Where TFDS datasets lie; '' is TFDS's own default.
+  tfds_dir: str = ''
+  # The field of a .jsonl line or of a TFDS example that holds the text.
+  text_field: str = 'text'
+  # N: ids per row.
+  sequence_length: int = _at_least(512, 8)
+  # `bpe` or `unigram` trains a SentencePiece model; else the path of one.
+  tokenizer: str = 'bpe'
+  vocab_size: int = _field(
+    30_522,
+    f'from 300 to {MAX_VOCAB_SIZE:,} (ids are stored as uint16)',
+    lambda x: 300 <= x <= MAX_VOCAB_SIZE,
+  )
+  lowercase: bool = True
+  # Text the tokenizer is trained on, at most, in MB.
+  tokenizer_sample_mb: int = _at_least(64, 1)
+  # Draws the held-out documents and the tokenizer's sample.
+  seed: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """BERT (Devlin et al. 2019); the defaults are BERT-base."""
+
+  norm: str = _choice('post', 'pre')
+  num_layers: int = _at_least(12, 1)
+  hidden_dim: int = _at_least(768, 1)
+  num_heads: int = _at_least(12, 1)
+  mlp_dim: int = _at_least(3072, 1)
+  max_positions: int = _at_least(512, 8)
+  # An NSP-free pooler: created, exported and trained by nothing but weight
+  # decay in pretraining; fine-tuning of sentences starts from it.
+  pooler: bool = False
+  dropout: float = _share(0.1)
+  attention_dropout: float = _share(0.1)
+  # Compute type; parameters and reductions are always float32.
+  dtype: str = _choice('float32', 'bfloat16')
+  # Documents packed into one row see each other (as in the published code).
+  attend_across_documents: bool = False
+  # Positions start at 0 in every document rather than once per row.
+  restart_positions: bool = True
+  norm_eps: float = _above(1e-12, 0)
+  init_stddev: float = _above(0.02, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropConfig:
+  """Token dropping (Hou et al. 2022); layers are 0-based and inclusive."""
+
+  policy: str = 'none'
+  # The transition layer: queries are the kept tokens only.
+  first_layer: int = _at_least(5, 0)
+  # The last narrow layer; the one behind it sees every token again.
+  last_layer: int = _at_least(10, 0)
+  # k: a share of N up to 1, a count above.
+  keep: float = _above(0.5, 0)
+  # The transition layer's keys and values: all tokens, or the kept ones.
+  cross_attend: bool = True
+  # The table's EMA: m <- beta m + (1 - beta) loss, from `initial_loss`.
+  beta: float = _share(0.995)
+  initial_loss: float = _at_least(10.0, 0)
+  # Scale of Gumbel noise on the scores: 0 is the exact top k.
+  noise: float = _at_least(0.0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW or LAMB on a warmup and a decay to zero."""
+
+  name: str = _choice('adamw', 'lamb')
+  learning_rate: float = _above(1e-4, 0)
+  # Share of `train.num_steps`.
+  warmup: float = _share(0.01)
+  decay: str = _choice('linear', 'cosine')
+  # Not on LayerNorm and biases.
+  weight_decay: float = _at_least(0.01, 0)
+  beta1: float = _share(0.9)
+  beta2: float = _share(0.999)
+  eps: float = _above(1e-6, 0)
+  # Largest global norm of the gradient; 0 does not clip.
+  clip_norm: float = _at_least(1.0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """How long, how much at once, from where."""
+
+  num_steps: int = _at_least(1_000_000, 1)
+  # Rows per update over all devices.
+  batch_size: int = _at_least(512, 1)
+  # Gradient accumulation: each device's rows in this many parts.
+  microbatches: int = _at_least(1, 1)
+  # P = floor(mask_rate * N) predicted positions per full row.
+  mask_rate: float = _field(0.15, 'above 0, below 1', lambda x: 0 < x < 1)
+  seed: int = _at_least(0, 0)
+  # Parameters to start from: a workdir or a checkpoint step's directory.
+  init_from: str = ''
+  # Updates with a non-finite loss in a row after which training stops.
+  max_nonfinite: int = _at_least(10, 1)
+  # Write a jax profiler trace of these steps, e.g. '10:13'; '' writes none.
+  profile_steps: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Held-out loss on full sequences with a fixed 15% mask."""
+
+  # Steps between evaluations, besides step 0 and the last.
+  every: int = _at_least(10_000, 1)
+  # Held-out rows, at most.
+  num_rows: int = _at_least(1024, 1)
+  # Rows at once over all devices; 0 is `train.batch_size`.
+  batch_size: int = _at_least(0, 0)
+  # Draws the mask; independent of `train.seed`, so that runs compare.
+  seed: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """What is saved, and how much of it is kept."""
+
+  # Steps between checkpoints, besides the last step.
+  every: int = _at_least(10_000, 1)
+  # The newest ones that are kept.
+  keep: int = _at_least(3, 1)
+  # Also keep the one with the lowest held-out loss.
+  keep_best: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+  """What is written while training."""
+
+  every: int = _at_least(100, 1)
+  tensorboard: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+  """How the step is mapped over devices."""
+
+  engine: str = _choice('pmap')
+  # Devices per process; 0 is all.
+  num_devices: int = _at_least(0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One experiment."""
+
+  name: str = 'unnamed'
+  data: DataConfig = DataConfig()
+  model: ModelConfig = ModelConfig()
+  drop: DropConfig = DropConfig()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  train: TrainConfig = TrainConfig()
+  eval: EvalConfig = EvalConfig()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  log: LogConfig = LogConfig()
+  parallel: ParallelConfig = ParallelConfig()
+
+  @property
+  def num_predicted(self) -> int:
+    """P, the predicted positions of a full row."""
+    return num_predicted(self.train.mask_rate, self.data.sequence_length)
+
+  @property
+  def num_kept(self) -> int:
+    """k, the tokens per row that enter the narrow layers."""
+    return num_kept(self.drop.keep, self.data.sequence_length)
+
+
+def num_predicted(mask_rate: float, num_tokens: int) -> int:
+  """P of a row with `num_tokens` real tokens: at least one, 76 of 512."""
+  return max(1, math.floor(mask_rate * num_tokens))
+
+
+def num_kept(keep: float, sequence_length: int) -> int:
+  """k from `drop.keep`: a share of N up to 1, a count above."""
+  return round(keep * sequence_length if keep <= 1 else keep)
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key at its default, locked: an unknown key is an error."""
+  return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def unknown_key(key: str, valid: list[str]) -> errors.ConfigError:
+  """The error for a key that does not exist, with the nearest that does."""
+  near = difflib.get_close_matches(key, valid, n=1)
+  if not near:  # a right name in the wrong section
+    leaf = key.rpartition('.')[2]
+    near = [name for name in valid if name.rpartition('.')[2] == leaf]
+  if near:
+    return errors.ConfigError(f'{key}: no such key; did you mean {near[0]}?')
+  sections = sorted({name.partition('.')[0] for name in valid})
+  return errors.ConfigError(
+    f'{key}: no such key; sections are {", ".join(sections)}'
+  )
+
+
+def keys() -> list[str]:
+  """Every key of a config in dotted form."""
+  return list(flatten(Config()))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+  """`{'drop.keep': 0.5, ...}`."""
+  flat = {}
+  for name, value in dataclasses.asdict(config).items():
+    if isinstance(value, dict):
+      flat |= {f'{name}.{key}': leaf for key, leaf in value.items()}
+    else:
+      flat[name] = value
+  return flat
+
+
+def load(raw: ml_collections.ConfigDict) -> Config:
+  """Checks every value of `raw`.
+
+  Args:
+    raw: what a config file returned, overrides applied.
+
+  Returns:
+    The config as frozen dataclasses.
+
+  Raises:
+    errors.ConfigError: an unknown key, a wrong type, a value or a combination
+      of values that cannot work.
+  """
+  config = _typed(Config, raw.to_dict(), prefix='')
+  _check_combinations(config)
+  return config
+
+
+def _typed(cls: Any, values: dict[str, Any], prefix: str) -> Any:
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  for name in values:
+    if name not in fields:
+      raise unknown_key(prefix + name, keys())
+  typed = {}
+  for name, field in fields.items():
+    key = prefix + name
+    if name not in values:
+      raise errors.ConfigError(
+        f'{key}: missing; start from td_flax.config.default()'
+      )
+    value = values[name]
+    if dataclasses.is_dataclass(field.type):
+      if not isinstance(value, dict):
+        raise errors.ConfigError(f'{key}={value!r}: must be a section')
+      typed[name] = _typed(field.type, value, prefix=f'{key}.')
+    else:
+      typed[name] = _checked_value(key, value, field)
+  return cls(**typed)
+
+
+def _checked_value(key: str, value: Any, field: dataclasses.Field) -> Any:
+  is_int = isinstance(value, int) and not isinstance(value, bool)
+  if field.type is float and is_int:
+    value = float(value)
+  if not isinstance(value, field.type) or (field.type is int and not is_int):
+    raise errors.ConfigError(f'{key}={value!r}: must be {_TYPES[field.type]}')
+  if field.type is float and not math.isfinite(value):
+    raise errors.ConfigError(f'{key}={value!r}: must be a finite number')
+  check = field.metadata.get('check')
+  if check is not None and not check(value):
+    raise errors.ConfigError(f'{key}={value!r}: must be {field.metadata["valid"]}')
+  return value
+
+
+_TYPES = {str: 'text', int: 'a whole number', float: 'a number', bool: 'a bool'}
+
+
+def _check_combinations(config: Config) -> None:
+  def require(holds: bool, key: str, valid: str) -> None:
+    if not holds:
+      value = flatten(config)[key]
+      raise errors.ConfigError(f'{key}={value!r}: must be {valid}')
+
+  data, model, drop, train = config.data, config.model, config.drop, config.train
+  n = data.sequence_length
+  require(
+    bool(data.files.strip()), 'data.files', 'a comma list of SPEC[=WEIGHT], '
+    "for example 'my_texts/*.jsonl.xz'",
+  )
+  require(
+    bool(data.eval_files) or data.eval_fraction > 0, 'data.eval_fraction',
+    'above 0, or data.eval_files set: evaluation needs held-out text',
+  )
+  require(
+    n <= model.max_positions, 'data.sequence_length',
+    f'at most model.max_positions={model.max_positions}',
+  )
+  require(
+    model.hidden_dim % model.num_heads == 0, 'model.num_heads',
+    f'a divisor of model.hidden_dim={model.hidden_dim}',
+  )
+  require(
+    train.batch_size % train.microbatches == 0, 'train.microbatches',
+    f'a divisor of train.batch_size={train.batch_size}',
+  )
+  _check_drop(config, require)
+  if train.profile_steps:
+    start, _, stop = train.profile_steps.partition(':')
+    require(
+      start.isdigit() and stop.isdigit() and int(start) < int(stop),
+      'train.profile_steps', "two steps START:STOP, for example '10:13'",
+    )
+
+
+def _check_drop(config: Config, require: Any) -> None:
+  from td_flax.dropping import policies  # a policy's module may import jax
+
+  drop, layers = config.drop, config.model.num_layers
+  names = policies.names()
+  require(
+    drop.policy in names, 'drop.policy', f'one of {", ".join(names)}'
+  )
+  if drop.policy == 'none':
+    return
+  n, p, k = config.data.sequence_length, config.num_predicted, config.num_kept
+  require(
+    drop.last_layer <= layers - 2, 'drop.last_layer',
+    f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
+    'every token',
+  )
+  require(
+    drop.first_layer <= drop.last_layer, 'drop.first_layer',
+    f'at most drop.last_layer={drop.last_layer}',
+  )
+  require(k <= n, 'drop.keep', f'at most data.sequence_length={n}')
+  require(
+    drop.keep <= 1 or drop.keep == k, 'drop.keep',
+    'a share of N up to 1 or a whole number of tokens above',
+  )
+  require(
+    k >= p + 2, 'drop.keep',
+    f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
+    'positions, [CLS] and [SEP] are always kept',
+  )

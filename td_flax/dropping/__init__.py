@@ -1,0 +1,1 @@
+"""Token dropping: which tokens skip which layers, and why."""

@@ -1,0 +1,34 @@
+"""Errors that people cause and can mend: one line and an exit code.
+
+Everything else that escapes is a bug and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+  """Something outside the program is wrong; the message says what to do."""
+
+  exit_code = 1
+
+
+class ConfigError(UserError):
+  """A key of the config, or the combination of several, is not valid."""
+
+  exit_code = 2
+
+
+class DataError(UserError):
+  """A corpus, a tokenizer or a packed dataset cannot be used."""
+
+
+class CheckpointError(UserError):
+  """A checkpoint or a workdir cannot be used."""
+
+
+class TrainingError(UserError):
+  """Training cannot go on, for example after a run of non-finite losses."""
+
+
+class Stopped(UserError):
+  """A signal asked for the end; the state is saved, the command resumes it."""
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h: try the same command again

@@ -1,0 +1,1 @@
+"""The encoder: an ordinary BERT whose layers may see fewer tokens."""
