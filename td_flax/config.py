@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from td_flax import errors
+from td_flax.dropping import policies
 
 MAX_VOCAB_SIZE = 65_536  # rows are stored as uint16
 
@@ -87,8 +88,7 @@ class ModelConfig:
   num_heads: int = _at_least(12, 1)
   mlp_dim: int = _at_least(3072, 1)
   max_positions: int = _at_least(512, 8)
-  # An NSP-free pooler: created, exported and trained by nothing but weight
-  # decay in pretraining; fine-tuning of sentences starts from it.
+  # An NSP-free pooler: created and exported; pretraining leaves it as it is.
   pooler: bool = False
   dropout: float = _share(0.1)
   attention_dropout: float = _share(0.1)
@@ -235,32 +235,43 @@ def num_predicted(mask_rate: float, num_tokens: int) -> int:
 
 
 def num_kept(keep: float, sequence_length: int) -> int:
-  """k from `drop.keep`: a share of N up to 1, a count above."""
+  """K from `drop.keep`: a share of N up to 1, a count above."""
   return round(keep * sequence_length if keep <= 1 else keep)
 
 
 def default() -> ml_collections.ConfigDict:
-  """Every key at its default, locked: an unknown key is an error."""
+  """Every key at its default; `load` refuses keys that are not among them."""
   return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 
 def unknown_key(key: str, valid: list[str]) -> errors.ConfigError:
   """The error for a key that does not exist, with the nearest that does."""
+  sections = sorted({name.partition('.')[0] for name in valid})
+  if key in sections:
+    return errors.ConfigError(f'{key}: is a section; set one of its keys')
   near = difflib.get_close_matches(key, valid, n=1)
-  if not near:  # a right name in the wrong section
+  if not near:  # a right name in the wrong section, or without its section
     leaf = key.rpartition('.')[2]
     near = [name for name in valid if name.rpartition('.')[2] == leaf]
+  near += difflib.get_close_matches(key, sections, n=1)
   if near:
     return errors.ConfigError(f'{key}: no such key; did you mean {near[0]}?')
-  sections = sorted({name.partition('.')[0] for name in valid})
   return errors.ConfigError(
     f'{key}: no such key; sections are {", ".join(sections)}'
   )
 
 
-def keys() -> list[str]:
+def all_keys() -> list[str]:
   """Every key of a config in dotted form."""
   return list(flatten(Config()))
+
+
+def type_name(key: str) -> str:
+  """What a value of `key` is, in words."""
+  section, _, name = key.partition('.')
+  cls = type(getattr(Config(), section)) if name else Config
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  return _TYPES.get(fields[name or section].type, 'a section')
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -296,7 +307,7 @@ def _typed(cls: Any, values: dict[str, Any], prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for name in values:
     if name not in fields:
-      raise unknown_key(prefix + name, keys())
+      raise unknown_key(prefix + name, all_keys())
   typed = {}
   for name, field in fields.items():
     key = prefix + name
@@ -324,11 +335,18 @@ def _checked_value(key: str, value: Any, field: dataclasses.Field) -> Any:
     raise errors.ConfigError(f'{key}={value!r}: must be a finite number')
   check = field.metadata.get('check')
   if check is not None and not check(value):
-    raise errors.ConfigError(f'{key}={value!r}: must be {field.metadata["valid"]}')
+    raise errors.ConfigError(
+      f'{key}={value!r}: must be {field.metadata["valid"]}'
+    )
   return value
 
 
-_TYPES = {str: 'text', int: 'a whole number', float: 'a number', bool: 'a bool'}
+_TYPES = {
+  str: 'text',
+  int: 'a whole number',
+  float: 'a number',
+  bool: 'true or false',
+}
 
 
 def _check_combinations(config: Config) -> None:
@@ -337,26 +355,31 @@ def _check_combinations(config: Config) -> None:
       value = flatten(config)[key]
       raise errors.ConfigError(f'{key}={value!r}: must be {valid}')
 
-  data, model, drop, train = config.data, config.model, config.drop, config.train
+  data, model, train = config.data, config.model, config.train
   n = data.sequence_length
   require(
-    bool(data.files.strip()), 'data.files', 'a comma list of SPEC[=WEIGHT], '
-    "for example 'my_texts/*.jsonl.xz'",
+    bool(data.files.strip()),
+    'data.files',
+    "a comma list of SPEC[=WEIGHT], for example 'my_texts/*.jsonl.xz'",
   )
   require(
-    bool(data.eval_files) or data.eval_fraction > 0, 'data.eval_fraction',
+    bool(data.eval_files) or data.eval_fraction > 0,
+    'data.eval_fraction',
     'above 0, or data.eval_files set: evaluation needs held-out text',
   )
   require(
-    n <= model.max_positions, 'data.sequence_length',
+    n <= model.max_positions,
+    'data.sequence_length',
     f'at most model.max_positions={model.max_positions}',
   )
   require(
-    model.hidden_dim % model.num_heads == 0, 'model.num_heads',
+    model.hidden_dim % model.num_heads == 0,
+    'model.num_heads',
     f'a divisor of model.hidden_dim={model.hidden_dim}',
   )
   require(
-    train.batch_size % train.microbatches == 0, 'train.microbatches',
+    train.batch_size % train.microbatches == 0,
+    'train.microbatches',
     f'a divisor of train.batch_size={train.batch_size}',
   )
   _check_drop(config, require)
@@ -364,37 +387,38 @@ def _check_combinations(config: Config) -> None:
     start, _, stop = train.profile_steps.partition(':')
     require(
       start.isdigit() and stop.isdigit() and int(start) < int(stop),
-      'train.profile_steps', "two steps START:STOP, for example '10:13'",
+      'train.profile_steps',
+      "two steps START:STOP, for example '10:13'",
     )
 
 
 def _check_drop(config: Config, require: Any) -> None:
-  from td_flax.dropping import policies  # a policy's module may import jax
-
   drop, layers = config.drop, config.model.num_layers
   names = policies.names()
-  require(
-    drop.policy in names, 'drop.policy', f'one of {", ".join(names)}'
-  )
+  require(drop.policy in names, 'drop.policy', f'one of {", ".join(names)}')
   if drop.policy == 'none':
     return
   n, p, k = config.data.sequence_length, config.num_predicted, config.num_kept
   require(
-    drop.last_layer <= layers - 2, 'drop.last_layer',
+    drop.last_layer <= layers - 2,
+    'drop.last_layer',
     f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
     'every token',
   )
   require(
-    drop.first_layer <= drop.last_layer, 'drop.first_layer',
+    drop.first_layer <= drop.last_layer,
+    'drop.first_layer',
     f'at most drop.last_layer={drop.last_layer}',
   )
   require(k <= n, 'drop.keep', f'at most data.sequence_length={n}')
   require(
-    drop.keep <= 1 or drop.keep == k, 'drop.keep',
+    drop.keep <= 1 or drop.keep == k,
+    'drop.keep',
     'a share of N up to 1 or a whole number of tokens above',
   )
   require(
-    k >= p + 2, 'drop.keep',
+    k >= p + 2,
+    'drop.keep',
     f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
     'positions, [CLS] and [SEP] are always kept',
   )

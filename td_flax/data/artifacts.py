@@ -1,0 +1,100 @@
+"""Files that appear whole or not at all, their checksums, and fingerprints."""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import pathlib
+from concurrent import futures
+from typing import Any
+
+import numpy as np
+
+from td_flax import errors, progress
+
+# From here on, reading takes long enough for a bar.
+_BYTES_WORTH_A_BAR = 256 * 10**6
+_MAX_READERS = 8
+
+
+def fingerprint(content: Any) -> str:
+  """The sha256, in hexadecimal, of JSON content in canonical form."""
+  canonical = json.dumps(
+    content, sort_keys=True, separators=(',', ':'), allow_nan=False
+  )
+  return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file so that it appears whole or not at all.
+
+  Raises:
+    OSError: for example a full disk; `path` is as it was before.
+  """
+  part = path.with_name(f'{path.name}.tmp')
+  try:
+    with part.open('wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    part.unlink(missing_ok=True)  # gives a full disk its room back
+    # Errors of writing, unlike those of opening, name no file.
+    raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def npy(array: np.ndarray) -> bytes:
+  """The content of an array's .npy file."""
+  content = io.BytesIO()
+  np.save(content, array, allow_pickle=False)
+  return content.getvalue()
+
+
+def described(file: str, content: bytes) -> dict[str, Any]:
+  """What a manifest says about a file."""
+  sha256 = hashlib.sha256(content).hexdigest()
+  return {'file': file, 'bytes': len(content), 'sha256': sha256}
+
+
+def verify(directory: pathlib.Path, items: list[dict[str, Any]]) -> None:
+  """Compares size and sha256 of files with their descriptions.
+
+  Raises:
+    errors.DataError: a file is missing, truncated or damaged.
+  """
+  total = sum(item['bytes'] for item in items)
+  readers = min(_MAX_READERS, len(os.sched_getaffinity(0)))
+  with futures.ThreadPoolExecutor(readers) as pool:
+    problems = pool.map(functools.partial(_problem, directory), items)
+    if total < _BYTES_WORTH_A_BAR:
+      _raise_first(directory, items, problems, update=lambda n: None)
+      return
+    with progress.Progress(total / 1e6, 'verifying', 'MB') as bar:
+      _raise_first(directory, items, problems, update=bar.update)
+
+
+def _raise_first(
+  directory: pathlib.Path, items: list[Any], problems: Any, update: Any
+) -> None:
+  for item, problem in zip(items, problems, strict=True):
+    if problem:
+      raise errors.DataError(
+        f'{directory / item["file"]}: {problem}; delete this file and run the '
+        'same command again: only what belongs to it is made anew'
+      )
+    update(item['bytes'] / 1e6)
+
+
+def _problem(directory: pathlib.Path, item: dict[str, Any]) -> str:
+  path = directory / item['file']
+  try:
+    size = path.stat().st_size
+    if size != item['bytes']:
+      return f'has {size:,} bytes instead of {item["bytes"]:,}'
+    with path.open('rb') as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+  except OSError as error:
+    return f'cannot be read ({error.strerror})'
+  return '' if digest == item['sha256'] else 'damaged (its sha256 differs)'

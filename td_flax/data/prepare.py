@@ -1,0 +1,388 @@
+"""Corpora become a tokenizer and a packed dataset: in parallel, resumable.
+
+The order: train the tokenizer on a sample, write `build.json`, turn each block
+of text into its shards and then its record, and when every block has a record,
+write the manifest. What a kill leaves behind is never taken for more than it
+is, and the same call goes on from there. The result depends on the text and the
+config alone, not on the number of workers or on interruptions.
+"""
+
+import contextlib
+import fcntl
+import heapq
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from td_flax import config, errors, progress
+from td_flax.data import artifacts, blocks, corpora, dataset, tokenizer, workers
+
+_BUILD = 'build.json'
+_LISTED_WARNINGS = 10
+
+
+def prepare(
+  data: config.DataConfig,
+  directory: pathlib.Path,
+  *,
+  num_workers: int | None = None,
+) -> dataset.PackedDataset:
+  """Opens the dataset in `directory`, after making what is missing of it.
+
+  Args:
+    data: what to read, and the rows it becomes.
+    directory: where the dataset lies or shall lie.
+    num_workers: processes; None is one per usable core.
+
+  Returns:
+    The dataset, verified.
+
+  Raises:
+    errors.ConfigError: a key of `data` cannot work.
+    errors.DataError: the text, the tokenizer or the directory cannot be used.
+    errors.Stopped: interrupted from the keyboard; the same call goes on.
+  """
+  try:
+    if _is_complete(data, directory):
+      return dataset.load(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+      _build(data, directory, num_workers or len(os.sched_getaffinity(0)))
+    return dataset.load(directory)
+  except OSError as error:
+    raise errors.DataError(
+      f'{error.filename or directory}: {error.strerror or error}; finished '
+      'blocks are kept, and the same command goes on once this is mended'
+    ) from error
+
+
+def _is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
+  if not (directory / dataset.MANIFEST).exists():
+    return False
+  dataset.check(directory, data)
+  return not dataset.missing_files(directory)
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path) -> Iterator[None]:
+  """Keeps a second process from building in the same place."""
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  except BlockingIOError:
+    raise errors.DataError(
+      f'{directory}: another process is preparing this dataset; wait for it'
+    ) from None
+  finally:
+    os.close(descriptor)
+
+
+def _build(
+  data: config.DataConfig, directory: pathlib.Path, num_workers: int
+) -> None:
+  sources, eval_sources = _parse(data)
+  wanted = {
+    'format_version': dataset.FORMAT_VERSION,
+    'request': dataset.request(data),
+    'sources': [_describe(source) for source in sources],
+    'eval_sources': [_describe(source) for source in eval_sources],
+    'sequence_length': data.sequence_length,
+  }
+  held_out = 0.0 if eval_sources else data.eval_fraction
+  with workers.pool(num_workers) as run:
+    total = None
+    path = directory / _BUILD
+    if path.exists():
+      build = _resume(path, wanted)
+    else:
+      _refuse_foreign(directory)
+      if data.tokenizer in tokenizer.TRAINED_KINDS:
+        vocabulary, total = _train(data, sources, held_out, run)
+      else:
+        vocabulary = tokenizer.load(data.tokenizer)
+      vocabulary.save(directory / dataset.TOKENIZER)
+      build = wanted | {
+        'tokenizer': {
+          'fingerprint': vocabulary.fingerprint,
+          'vocab_size': vocabulary.vocab_size,
+          'special': vars(vocabulary.special),
+        }
+      }
+      artifacts.write_atomically(path, _json(build))
+    job = blocks.Job(
+      directory=directory,
+      build=artifacts.fingerprint(build),
+      tokenizer=build['tokenizer']['fingerprint'],
+      sequence_length=data.sequence_length,
+      seed=data.seed,
+    )
+    parts = [(i, held_out, x) for i, x in enumerate(sources)]
+    parts += [(i, 1.0, x) for i, x in enumerate(eval_sources)]
+    with progress.Progress(total and total / 1e6, 'packing', 'MB') as bar:
+      records = _pack(job, parts, run, bar)
+      _report(records, bar)
+  _finish(data, directory, build, records)
+
+
+def _parse(
+  data: config.DataConfig,
+) -> tuple[list[corpora.Source], list[corpora.Source]]:
+  def parse(key: str, specs: str) -> list[corpora.Source]:
+    return corpora.parse(
+      specs, text_field=data.text_field, tfds_dir=data.tfds_dir, key=key
+    )
+
+  sources = parse('data.files', data.files)
+  if not data.eval_files:
+    return sources, []
+  eval_sources = parse('data.eval_files', data.eval_files)
+  for source in eval_sources:
+    if source.weight is not None:
+      raise errors.ConfigError(
+        f'data.eval_files={data.eval_files!r}: must have no weights; held-out '
+        'text is read as it is'
+      )
+  trained = {x for source in sources for x in source.identities()}
+  for source in eval_sources:
+    if both := trained.intersection(source.identities()):
+      raise errors.ConfigError(
+        f'data.eval_files={data.eval_files!r}: must share nothing with '
+        f'data.files, but {min(both)} is in both'
+      )
+  return sources, eval_sources
+
+
+def _describe(source: corpora.Source) -> dict[str, Any]:
+  return {
+    'spec': source.spec,
+    'weight': source.weight,
+    'inventory': source.inventory(),
+  }
+
+
+def _resume(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+  """The unfinished build, if it is one of the same text for the same keys."""
+  try:
+    build = json.loads(path.read_bytes())
+  except ValueError:
+    raise errors.DataError(
+      f'{path}: damaged; delete {path.parent} and run the same command again'
+    ) from None
+  different = dataset.differences(build['request'], wanted['request'])
+  wanted = json.loads(_json(wanted))  # as it would have been read
+  if not different and any(build[key] != wanted[key] for key in wanted):
+    different = 'the files named by data.files or data.eval_files have changed'
+  if different:
+    raise errors.DataError(
+      f'{path.parent}: holds an unfinished dataset for another config: '
+      f'{different}; set data.dir to another directory, or delete this one'
+    )
+  return build
+
+
+def _refuse_foreign(directory: pathlib.Path) -> None:
+  # A build killed before `build.json` leaves at most these.
+  ours = {dataset.TOKENIZER, f'{_BUILD}.tmp'}
+  foreign = sorted({path.name for path in directory.iterdir()} - ours)
+  if foreign:
+    raise errors.DataError(
+      f'{directory}: must be a new or empty directory or hold a dataset, but '
+      f'holds {foreign[0]}; set data.dir to another directory'
+    )
+
+
+def _train(
+  data: config.DataConfig,
+  sources: list[corpora.Source],
+  held_out: float,
+  run: workers.Runner,
+) -> tuple[tokenizer.Tokenizer, int]:
+  """Trains on the sample; also counts the bytes of all blocks."""
+  sample = Sample(data.tokenizer_sample_mb * 10**6)
+  num_bytes = num_train = num_eval = 0
+
+  def tasks() -> Iterator[tuple[int, tuple]]:
+    for source in sources:
+      for block in source.blocks():
+        below = sample.below  # all that this block can still contribute
+        yield block.num_bytes, (block, data.seed, held_out, below)
+
+  with progress.Progress(None, 'sampling', 'MB') as bar:
+    for size, result in run(blocks.sample_block, tasks()):
+      num_bytes += size
+      num_train += result.num_train
+      num_eval += result.num_eval
+      for key, text in result.documents:
+        sample.add(key, text)
+      bar.update(size / 1e6)
+  _require(data, num_train, 1 if data.eval_files else num_eval)
+  texts = sample.texts()
+  total = sum(len(text) for text in texts) / 1e6
+  with progress.Progress(total, 'tokenizer', 'MB') as bar:
+
+    def fed() -> Iterator[str]:
+      for text in texts:
+        yield text
+        bar.update(len(text) / 1e6)
+      bar.write('tokenizer: all text is read; merging')
+
+    vocabulary = tokenizer.train(
+      fed(),
+      kind=data.tokenizer,
+      vocab_size=data.vocab_size,
+      lowercase=data.lowercase,
+    )
+  return vocabulary, num_bytes
+
+
+class Sample:
+  """The documents with the smallest hashes, as many as fit into `limit` bytes.
+
+  Hashes are as good as random numbers, so this is a uniform sample; and it does
+  not depend on the order in which documents are added.
+  """
+
+  def __init__(self, limit: int) -> None:
+    self._limit = limit
+    self.below = 2**64  # a document needs a smaller hash to be of interest
+    self._heap: list[tuple[int, str]] = []  # largest hash first
+    self._num_bytes = 0
+
+  def add(self, key: int, text: str) -> None:
+    """Offers one document with its hash."""
+    if key >= self.below:
+      return
+    heapq.heappush(self._heap, (-key, text))
+    self._num_bytes += len(text.encode())
+    while self._num_bytes > self._limit or (
+      self._heap and -self._heap[0][0] >= self.below
+    ):
+      key, text = heapq.heappop(self._heap)
+      self._num_bytes -= len(text.encode())
+      self.below = -key
+
+  def texts(self) -> list[str]:
+    """The sample in the order of the hashes."""
+    return [text for _, text in sorted(self._heap, reverse=True)]
+
+
+def _pack(
+  job: blocks.Job,
+  parts: list[tuple[int, float, corpora.Source]],
+  run: workers.Runner,
+  bar: progress.Progress,
+) -> list[dict[str, Any]]:
+  """The records of all blocks in order; packs those that have none."""
+  (job.directory / blocks.RECORDS).mkdir(exist_ok=True)
+  records: dict[int, dict[str, Any]] = {}
+
+  def tasks() -> Iterator[tuple[tuple[int, int], tuple]]:
+    number = 0
+    for source, held_out, text in parts:
+      for block in text.blocks():
+        record = blocks.finished(job, number)
+        if record is None:
+          task = (job, number, source, held_out, block)
+          yield (number, block.num_bytes), task
+        else:
+          records[number] = record
+          bar.update(block.num_bytes / 1e6)
+        number += 1
+
+  for (number, num_bytes), record in run(blocks.pack_block, tasks()):
+    records[number] = record
+    bar.update(num_bytes / 1e6)
+  return [records[number] for number in sorted(records)]
+
+
+def _report(records: list[dict[str, Any]], bar: progress.Progress) -> None:
+  long = [x for record in records for x in record['long_documents']]
+  for where in long[:_LISTED_WARNINGS]:
+    bar.write(f'warning: {where}; it is encoded in parts')
+  if len(long) > _LISTED_WARNINGS:
+    bar.write(f'warning: {len(long) - _LISTED_WARNINGS} more such documents')
+  empty = sum(
+    record['splits'][split]['empty_documents']
+    for record in records
+    for split in dataset.SPLITS
+  )
+  if empty:
+    bar.write(f'warning: {empty:,} documents hold nothing to encode; left out')
+
+
+def _finish(
+  data: config.DataConfig,
+  directory: pathlib.Path,
+  build: dict[str, Any],
+  records: list[dict[str, Any]],
+) -> None:
+  """Writes the unigram counts and, last of all, the manifest."""
+  splits = {split: _summed(records, split) for split in dataset.SPLITS}
+  _require(data, splits['train']['rows'], splits['eval']['rows'])
+  served = {shard['source'] for shard in splits['train']['shards']}
+  for i, source in enumerate(build['sources']):
+    if i not in served:
+      raise errors.DataError(
+        f'data.files: {source["spec"]} holds no text to train on; remove it'
+      )
+  counts = np.zeros(build['tokenizer']['vocab_size'], np.int64)
+  for record in records:
+    if record['counts']:
+      counts += np.load(directory / record['counts']['file'])
+  content = artifacts.npy(counts)
+  artifacts.write_atomically(directory / dataset.COUNTS, content)
+  manifest = build | {
+    'splits': splits,
+    'unigram_counts': artifacts.described(dataset.COUNTS, content),
+  }
+  path = directory / dataset.MANIFEST
+  if path.exists() and dataset.read_manifest(directory) != manifest:
+    raise errors.DataError(
+      f'{directory}: what was made again differs from what was lost: the text '
+      'has changed; set data.dir to another directory, or delete this one'
+    )
+  artifacts.write_atomically(path, _json(manifest))
+
+
+def _summed(records: list[dict[str, Any]], split: str) -> dict[str, Any]:
+  parts = [record['splits'][split] for record in records]
+  totals = {
+    key: sum(part[key] for part in parts)
+    for key in ('rows', 'tokens', 'documents', 'empty_documents', 'text_bytes')
+  }
+  shards = [
+    part['shard'] | {'rows': part['rows'], 'source': record['source']}
+    for record, part in zip(records, parts, strict=True)
+    if part['shard']
+  ]
+  return totals | {'shards': shards}
+
+
+def _require(data: config.DataConfig, num_train: int, num_eval: int) -> None:
+  """Refuses a corpus without train or without held-out text."""
+  if not num_train and (data.eval_files or not num_eval):
+    raise errors.DataError(f'data.files={data.files!r}: holds no text')
+  if not num_train:
+    raise errors.DataError(
+      f'data.eval_fraction={data.eval_fraction}: holds out every document; '
+      'lower it'
+    )
+  if num_eval:
+    return
+  if data.eval_files:
+    raise errors.DataError(
+      f'data.eval_files={data.eval_files!r}: holds no text'
+    )
+  raise errors.DataError(
+    f'data.eval_fraction={data.eval_fraction}: holds out no document; raise it '
+    'and delete data.dir, or set data.eval_files'
+  )
+
+
+def _json(content: dict[str, Any]) -> bytes:
+  return json.dumps(content, indent=1, sort_keys=True).encode() + b'\n'

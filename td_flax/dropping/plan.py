@@ -1,0 +1,56 @@
+"""Which layers see how many tokens: a short static tuple of spans."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """Consecutive layers that share one route.
+
+  Attributes:
+    layers: 0-based layer numbers, in order.
+    keep: k, the tokens per row that pass through these layers; None is all.
+    cross_attend: the first layer's keys and values come from every token that
+      enters the span rather than from the kept ones only.
+  """
+
+  layers: tuple[int, ...]
+  keep: int | None = None
+  cross_attend: bool = False
+
+
+Plan = tuple[Span, ...]
+
+
+def full(num_layers: int) -> Plan:
+  """Plain BERT: one span that keeps everything."""
+  return (Span(tuple(range(num_layers))),)
+
+
+def token_dropping(
+  num_layers: int,
+  first_layer: int,
+  last_layer: int,
+  keep: int,
+  *,
+  cross_attend: bool,
+) -> Plan:
+  """Full layers, then the narrow span, then full layers again.
+
+  Hou et al. 2022, section 3: `first_layer` is the transition layer, whose
+  queries are the kept tokens; the layers up to `last_layer` see only those; a
+  dropped token enters the layer behind it as it entered `first_layer`.
+  """
+  spans = (
+    Span(tuple(range(first_layer))),
+    Span(tuple(range(first_layer, last_layer + 1)), keep, cross_attend),
+    Span(tuple(range(last_layer + 1, num_layers))),
+  )
+  return tuple(span for span in spans if span.layers)
+
+
+def layer_tokens_kept(plan: Plan, sequence_length: int) -> float:
+  """Share of (layer, token) pairs that are computed: 1 for plain BERT."""
+  layers = sum(len(span.layers) for span in plan)
+  tokens = sum(len(s.layers) * (s.keep or sequence_length) for s in plan)
+  return tokens / (layers * sequence_length)

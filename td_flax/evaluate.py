@@ -1,0 +1,58 @@
+"""Held-out masked-LM loss: full sequences, fixed 15% mask, always.
+
+Nothing of the training configuration but the model enters: losses compare
+across policies, mask rates, batch sizes and numbers of devices.
+"""
+
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from td_flax import parallel, step
+from td_flax.config import Config
+from td_flax.data.dataset import Rows
+
+
+class Evaluator:
+  """Evaluates parameters on the same rows under the same masks every time."""
+
+  def __init__(
+    self,
+    config: Config,
+    steps: step.Steps,
+    engine: parallel.PmapEngine,
+    rows: Rows,
+  ):
+    """Reads the rows: `eval.num_rows`, evenly spaced over the held-out ones."""
+    count = min(config.eval.num_rows, len(rows))
+    spaced = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+    wanted = config.eval.batch_size or config.train.batch_size
+    size = -(-wanted // engine.num_devices) * engine.num_devices
+    size = min(size, -(-count // engine.num_devices) * engine.num_devices)
+    held_out = rows[spaced]
+    padding = np.full(
+      (-count % size, held_out.shape[1]), steps.special.pad, held_out.dtype
+    )
+    # Rows of [PAD] predict nothing: the last batch has the others' shape.
+    batches = np.concatenate([held_out, padding]).reshape(
+      -1, size, len(held_out[0])
+    )
+    start, stop = engine.local_rows(size)
+    self._batches = [
+      (engine.split(batch[start:stop]), engine.replicate(np.int32(i * size)))
+      for i, batch in enumerate(batches)
+    ]
+    self._engine = engine
+    self._step = engine.map_eval(steps.evaluate)
+
+  def __call__(self, params: nnx.State) -> dict[str, float]:
+    """`eval/loss` in nats per predicted token and `eval/accuracy`."""
+    sums: list[Any] = [self._step(params, *batch) for batch in self._batches]
+    loss, weight, correct = np.sum(
+      np.asarray(self._engine.fetch(sums), np.float64), axis=0
+    )
+    return {
+      'eval/loss': float(loss / weight),
+      'eval/accuracy': float(correct / weight),
+    }

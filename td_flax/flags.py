@@ -1,0 +1,128 @@
+"""Command lines with `--config`, and errors as one line and an exit code.
+
+ml_collections and absl answer a misspelt key with a traceback and exit 1; here
+every mistake on the command line is one line on stderr and exit 2, every other
+`UserError` one line and its own code.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+from td_flax import config as config_lib
+from td_flax import errors
+
+_OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+_ILLEGAL = re.compile(r'flag --(?:config\.)?([^=]+)=(.*?): (.*)', re.DOTALL)
+
+
+def config_flag() -> None:
+  """Defines `--config=FILE` and its overrides `--config.SECTION.KEY=VALUE`."""
+  config_flags.DEFINE_config_file(
+    'config', None, 'A file under configs/, for example configs/quickstart.py.'
+  )
+
+
+def load() -> config_lib.Config:
+  """The checked config that the command line asks for.
+
+  Raises:
+    errors.ConfigError: no `--config`, or a config that cannot work.
+  """
+  raw = flags.FLAGS.config
+  if raw is None:
+    raise errors.ConfigError(
+      '--config: missing; for example --config=configs/quickstart.py'
+    )
+  if not isinstance(raw, ml_collections.ConfigDict):
+    # ml_collections keeps a file it could not read as an object that raises.
+    file = config_flags.get_config_filename(flags.FLAGS['config'])
+    raise errors.ConfigError(
+      f'--config={file}: no such file, or get_config() returns no ConfigDict'
+    )
+  return config_lib.load(raw)
+
+
+def parse(argv: list[str]) -> list[str]:
+  """Parses `argv` for `app.run(..., flags_parser=parse)`; exits 2 on errors."""
+  try:
+    for argument in argv[1:]:
+      if argument == '--':
+        break
+      override = _OVERRIDE.match(argument)
+      if override and override[1] not in config_lib.all_keys():
+        raise config_lib.unknown_key(override[1], config_lib.all_keys())
+    rest = flags.FLAGS(argv)
+    if rest[1:]:
+      raise errors.ConfigError(
+        f'{rest[1]}: unexpected argument; overrides look like '
+        '--config.drop.keep=0.5'
+      )
+    return rest
+  except errors.ConfigError as error:
+    _exit(error)
+  except flags.UnrecognizedFlagError as error:
+    near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+    hint = f'; did you mean --{near[0]}?' if near else ''
+    _exit(errors.ConfigError(f'--{error.flagname}: no such flag{hint}'))
+  except flags.Error as error:
+    _exit(errors.ConfigError(_value_error(str(error))))
+  except (AttributeError, SyntaxError, TypeError, ValueError) as error:
+    # The config file itself: without get_config(), or broken.
+    _exit(errors.ConfigError(f'{_config_file(argv)}: {_reason(error)}'))
+
+
+def _value_error(message: str) -> str:
+  """Absl's message on a value, in the words `config.load` uses."""
+  illegal = _ILLEGAL.fullmatch(message)
+  if illegal and illegal[1] in config_lib.all_keys():
+    return (
+      f'{illegal[1]}={illegal[2]!r}: must be {config_lib.type_name(illegal[1])}'
+    )
+  return ' '.join(message.split())
+
+
+def _config_file(argv: list[str]) -> str:
+  for argument, following in zip(argv, [*argv[1:], ''], strict=True):
+    name, _, value = argument.lstrip('-').partition('=')
+    if name == 'config':
+      return f'--config={value or following}'
+  return '--config'
+
+
+def _reason(error: Exception) -> str:
+  if 'get_config' in str(error):
+    return 'is no config file: it has no get_config()'
+  return f'{type(error).__name__}: {" ".join(str(error).split())}'
+
+
+def _exit(error: errors.UserError) -> None:
+  print(f'error: {error}', file=sys.stderr, flush=True)
+  sys.exit(error.exit_code)
+
+
+def run(main: Callable[[], Any]) -> None:
+  """Parses the command line and runs `main()`; never returns.
+
+  Exit codes: 0 success, 1 a `UserError` of the run, 2 a mistake on the command
+  line or in the config, 75 stopped by a signal with the state saved, 130
+  interrupted.
+  """
+
+  def guarded(argv: list[str]) -> None:
+    del argv
+    try:
+      main()
+    except errors.UserError as error:
+      _exit(error)
+    except KeyboardInterrupt:
+      print('interrupted', file=sys.stderr, flush=True)
+      sys.exit(130)
+
+  app.run(guarded, flags_parser=parse)

@@ -1,0 +1,67 @@
+"""The command: `python -m td_flax.main --config=FILE [--workdir=DIR]`.
+
+Worker processes of the data preparation import this module again, so nothing
+heavy is imported at its top.
+"""
+
+import logging
+import pathlib
+
+from absl import flags as absl_flags
+
+from td_flax import errors, flags
+
+_WORKDIR = absl_flags.DEFINE_string(
+  'workdir', None, "The run's folder; runs/<config name> if not given."
+)
+_COORDINATOR = absl_flags.DEFINE_string(
+  'coordinator',
+  None,
+  'HOST:PORT of process 0 where several processes train together; `auto` lets '
+  'jax find out, as on a TPU slice.',
+)
+_NUM_PROCESSES = absl_flags.DEFINE_integer(
+  'num_processes', None, 'With --coordinator=HOST:PORT: how many processes.'
+)
+_PROCESS_ID = absl_flags.DEFINE_integer(
+  'process_id', None, 'With --coordinator=HOST:PORT: which one this is.'
+)
+
+
+def main() -> None:
+  """Checks the config, joins the other processes, trains."""
+  # jax reports every backend it does not find.
+  logging.getLogger('jax').setLevel(logging.WARNING)
+  config = flags.load()
+  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
+  _join_processes()
+  from td_flax import train
+
+  train.train(config, workdir)
+
+
+def _join_processes() -> None:
+  if _COORDINATOR.value is None:
+    if _NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None:
+      raise errors.ConfigError(
+        '--coordinator: missing; --num_processes and --process_id need it'
+      )
+    return
+  import jax
+
+  if _COORDINATOR.value == 'auto':
+    jax.distributed.initialize()
+    return
+  if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
+    raise errors.ConfigError(
+      '--num_processes, --process_id: missing; --coordinator=HOST:PORT needs '
+      'both'
+    )
+  jax.distributed.initialize(
+    _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+  )
+
+
+if __name__ == '__main__':
+  flags.config_flag()
+  flags.run(main)

@@ -1,0 +1,293 @@
+"""BERT (Devlin et al. 2019) whose spans of layers may see fewer tokens.
+
+Dimension letters, used everywhere:
+  B rows, N tokens, K tokens that pass through a span, P predicted positions,
+  D width, H heads, E width of a head, V vocabulary (padded).
+
+The order of operations is the published one. Post-LN: attention, dropout, add,
+norm, MLP, dropout, add, norm. Pre-LN: norm, attention, dropout, add, norm, MLP,
+dropout, add, and one norm behind the last layer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from td_flax.config import ModelConfig
+from td_flax.data.masking import MaskedBatch, Segments
+from td_flax.dropping import plan as plans
+from td_flax.dropping import routing
+from td_flax.model.attention import attention, dropout
+
+VOCAB_MULTIPLE = 128  # lanes of a TPU
+_TYPES = 2  # token types; pretraining without NSP uses type 0 only
+
+# Decides the tokens of a span from what enters it: (span, x) -> Route.
+Router = Callable[[plans.Span, Float[Array, 'B N D']], routing.Route]
+
+
+def padded_vocab(vocab_size: int) -> int:
+  """V: `vocab_size` rounded up to a multiple of 128."""
+  return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+def _init(config: ModelConfig) -> Any:
+  return nnx.initializers.truncated_normal(config.init_stddev)
+
+
+def _dense(
+  config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs
+) -> nnx.Linear:
+  return nnx.Linear(
+    inputs,
+    outputs,
+    kernel_init=_init(config),
+    dtype=jnp.dtype(config.dtype),
+    param_dtype=jnp.float32,
+    rngs=rngs,
+  )
+
+
+def _norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+  return nnx.LayerNorm(
+    config.hidden_dim,
+    epsilon=config.norm_eps,
+    dtype=jnp.dtype(config.dtype),
+    param_dtype=jnp.float32,
+    use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits in float32
+    rngs=rngs,
+  )
+
+
+class Embeddings(nnx.Module):
+  """Word, position and type embeddings, summed and normed."""
+
+  def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+    self.config = config
+
+    def embed(rows: int, padded: int) -> nnx.Embed:
+      def init(key: Array, shape: tuple, dtype: Any) -> Array:
+        table = _init(config)(key, (rows, shape[1]), dtype)
+        # Padding rows are zero and, having no gradient, stay zero.
+        return jnp.pad(table, ((0, padded - rows), (0, 0)))
+
+      return nnx.Embed(
+        padded,
+        config.hidden_dim,
+        embedding_init=init,
+        dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.float32,
+        rngs=rngs,
+      )
+
+    self.word = embed(vocab_size, padded_vocab(vocab_size))
+    self.position = embed(config.max_positions, config.max_positions)
+    self.type = embed(_TYPES, _TYPES)
+    self.norm = _norm(config, rngs) if config.norm == 'post' else None
+
+  def __call__(
+    self,
+    ids: Int[Array, 'B N'],
+    positions: Int[Array, 'B N'],
+    key: Key[Array, ''] | None,
+  ) -> Float[Array, 'B N D']:
+    """The states that enter layer 0."""
+    x = self.word(ids) + self.position(positions)
+    x = x + self.type.embedding[...][None, :1]  # type 0 everywhere
+    x = x.astype(self.config.dtype)
+    if self.norm is not None:
+      x = self.norm(x)
+    return dropout(x, self.config.dropout, key)
+
+
+class Attention(nnx.Module):
+  """Multi-head attention from `y` to `context`."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    self.config = config
+    width = config.hidden_dim
+    self.query = _dense(config, width, width, rngs)
+    self.key = _dense(config, width, width, rngs)
+    self.value = _dense(config, width, width, rngs)
+    self.output = _dense(config, width, width, rngs)
+
+  def __call__(
+    self,
+    y: Float[Array, 'B K D'],
+    y_segments: Int[Array, 'B K'],
+    context: Float[Array, 'B M D'],
+    context_segments: Int[Array, 'B M'],
+    key: Key[Array, ''] | None,
+  ) -> Float[Array, 'B K D']:
+    """Queries from `y`, keys and values from `context`, same segment only."""
+
+    def heads(x: Array) -> Array:
+      return x.reshape(*x.shape[:2], self.config.num_heads, -1)
+
+    mixed = attention(
+      heads(self.query(y)),
+      heads(self.key(context)),
+      heads(self.value(context)),
+      y_segments,
+      context_segments,
+      dropout_rate=self.config.attention_dropout,
+      dropout_key=key,
+    )
+    return self.output(mixed.reshape(y.shape))
+
+
+class Mlp(nnx.Module):
+  """Dense, tanh-approximated GELU, dense."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    self.inner = _dense(config, config.hidden_dim, config.mlp_dim, rngs)
+    self.outer = _dense(config, config.mlp_dim, config.hidden_dim, rngs)
+
+  def __call__(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K D']:
+    """Position by position."""
+    return self.outer(jax.nn.gelu(self.inner(x), approximate=True))
+
+
+class Layer(nnx.Module):
+  """One transformer layer; queries may be fewer than keys and values."""
+
+  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    self.config = config
+    self.attention = Attention(config, rngs)
+    self.attention_norm = _norm(config, rngs)
+    self.mlp = Mlp(config, rngs)
+    self.mlp_norm = _norm(config, rngs)
+
+  def __call__(
+    self,
+    y: Float[Array, 'B K D'],
+    y_segments: Int[Array, 'B K'],
+    context: Float[Array, 'B M D'] | None,
+    context_segments: Int[Array, 'B M'] | None,
+    key: Key[Array, ''] | None,
+  ) -> Float[Array, 'B K D']:
+    """Updates `y`, which attends to `context` (None: to itself)."""
+    rate = self.config.dropout
+    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    pre = self.config.norm == 'pre'
+
+    queries = self.attention_norm(y) if pre else y
+    if context is None:
+      context, context_segments = queries, y_segments
+    elif pre:
+      context = self.attention_norm(context)
+    mixed = self.attention(
+      queries, y_segments, context, context_segments, keys[0]
+    )
+    y = y + dropout(mixed, rate, keys[1])
+    if pre:
+      return y + dropout(self.mlp(self.mlp_norm(y)), rate, keys[2])
+    y = self.attention_norm(y)
+    return self.mlp_norm(y + dropout(self.mlp(y), rate, keys[2]))
+
+
+class Head(nnx.Module):
+  """The masked-LM head; its decoder is the word embedding, plus a bias."""
+
+  def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+    self.config = config
+    self.vocab_size = vocab_size
+    self.dense = _dense(config, config.hidden_dim, config.hidden_dim, rngs)
+    self.norm = _norm(config, rngs)
+    self.bias = nnx.Param(jnp.zeros(padded_vocab(vocab_size), jnp.float32))
+
+  def __call__(
+    self, x: Float[Array, 'B P D'], table: Float[Array, 'V D']
+  ) -> Float[Array, 'B P V']:
+    """Float32 logits; those of padding rows are the smallest number."""
+    x = self.norm(jax.nn.gelu(self.dense(x), approximate=True))
+    logits = jnp.einsum(
+      'bpd,vd->bpv',
+      x,
+      table.astype(x.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    logits = logits + self.bias[None, None]
+    real = jnp.arange(logits.shape[-1]) < self.vocab_size
+    return jnp.where(real[None, None], logits, jnp.finfo(jnp.float32).min)
+
+
+class Bert(nnx.Module):
+  """The encoder, its masked-LM head and, where configured, a pooler."""
+
+  def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+    self.config = config
+    self.embeddings = Embeddings(config, vocab_size, rngs)
+    self.layers = nnx.List(
+      Layer(config, rngs) for _ in range(config.num_layers)
+    )
+    self.norm = _norm(config, rngs) if config.norm == 'pre' else None
+    self.head = Head(config, vocab_size, rngs)
+    width = config.hidden_dim
+    self.pooler = _dense(config, width, width, rngs) if config.pooler else None
+
+  def encode(
+    self,
+    ids: Int[Array, 'B N'],
+    segments: Segments,
+    plan: plans.Plan,
+    router: Router | None = None,
+    key: Key[Array, ''] | None = None,
+  ) -> Float[Array, 'B N D']:
+    """The final hidden states of every token.
+
+    Args:
+      ids: what the model reads.
+      segments: which tokens see each other, and their positions.
+      plan: the layers and how many tokens they see.
+      router: chooses the tokens of the spans that do not keep all.
+      key: for dropout; None is deterministic.
+
+    Returns:
+      Hidden states; a token dropped by a span leaves it as it entered.
+    """
+    keys = iter(
+      (None,) * (len(self.layers) + 1)
+      if key is None
+      else jax.random.split(key, len(self.layers) + 1)
+    )
+    x = self.embeddings(ids, segments.positions, next(keys))
+    for span in plan:
+      if span.keep is None:
+        route, y, y_segments = None, x, segments.segments
+      else:
+        route = router(span, x)
+        y = routing.gather(x, route)
+        y_segments = routing.take_rows(segments.segments, route.positions)
+      context = (x, segments.segments) if span.cross_attend else (None, None)
+      for layer in span.layers:
+        y = self.layers[layer](y, y_segments, *context, next(keys))
+        context = (None, None)
+      x = y if route is None else routing.restore(y, x, route)
+    return x if self.norm is None else self.norm(x)
+
+  def predict(
+    self, states: Float[Array, 'B N D'], predicted: routing.Route
+  ) -> Float[Array, 'B P V']:
+    """Logits at the predicted positions only."""
+    states = routing.gather(states, predicted)
+    return self.head(states, self.embeddings.word.embedding[...])
+
+  def pool(self, states: Float[Array, 'B N D']) -> Float[Array, 'B D']:
+    """Tanh of a dense layer on the first token."""
+    return jnp.tanh(self.pooler(states[:, 0]))
+
+  def __call__(
+    self,
+    batch: MaskedBatch,
+    plan: plans.Plan,
+    router: Router | None = None,
+    key: Key[Array, ''] | None = None,
+  ) -> Float[Array, 'B P V']:
+    """Logits of the masked-LM task; arguments as in `encode`."""
+    states = self.encode(batch.ids, batch.segments, plan, router, key)
+    return self.predict(states, batch.predicted)

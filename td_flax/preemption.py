@@ -1,0 +1,86 @@
+"""Signals become "stop after this step", agreed between processes.
+
+A run that stops early saves its state and exits with `Stopped.exit_code` (75);
+the same command resumes it.
+
+One process: SIGTERM and SIGINT set a flag; the second one aborts at once.
+
+Several processes must stop at the same step. `jax.distributed` already agrees
+on one after a SIGTERM to any process: its notifier (started by
+`jax.distributed.initialize`, in place of Python's handler) looks for the
+signal once a second, the processes exchange the steps they are at, and
+`reached_preemption_sync_point` is true at the step after the furthest one. So
+SIGTERM is left to it, and SIGINT is passed on to it as a SIGTERM. Without a
+signal this costs a lock per step and no communication; every process must ask
+at every step. A second SIGTERM is ignored there; a second SIGINT aborts.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Self
+
+import jax
+from jax.experimental import multihost_utils
+
+_MESSAGE = 'stopping after this step; signal again to abort at once\n'
+
+
+class StopRequest:
+  """Whether the run was asked to stop; a context manager.
+
+  It handles SIGTERM and SIGINT while it is entered and must be entered in the
+  main thread, after `jax.distributed.initialize`.
+  """
+
+  def __init__(self) -> None:
+    self._is_requested = False
+    self._previous: dict[int, object] = {}
+
+  def __enter__(self) -> Self:
+    handled = [signal.SIGINT]
+    if jax.process_count() == 1:
+      handled.append(signal.SIGTERM)
+    for number in handled:
+      self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    self._restore()
+
+  def requested(self, step: int) -> bool:
+    """Whether to stop after `step`: the same on every process.
+
+    Args:
+      step: the step that was just dispatched; every process asks once a step.
+
+    Returns:
+      True at the one step after which to stop (one process: from the signal
+      on).
+    """
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._is_requested
+
+  def _handle(self, number: int, frame: FrameType | None) -> None:
+    if self._is_requested:
+      self._restore()
+      signal.raise_signal(number)  # what it does without us
+      return
+    self._is_requested = True
+    # Not print: the signal may have come while something was being printed.
+    os.write(sys.__stderr__.fileno(), _MESSAGE.encode())
+    if jax.process_count() > 1:
+      signal.raise_signal(signal.SIGTERM)
+
+  def _restore(self) -> None:
+    for number, handler in self._previous.items():
+      # None: it was not installed from Python and cannot be put back.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    self._previous.clear()

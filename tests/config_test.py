@@ -1,0 +1,154 @@
+import dataclasses
+import importlib.util
+import pathlib
+
+import pytest
+
+from td_flax import config as config_lib
+from td_flax import errors
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
+
+
+def load(**overrides):
+  raw = config_lib.default()
+  for key, value in overrides.items():
+    section, name = key.split('__')
+    raw[section][name] = value
+  return config_lib.load(raw)
+
+
+def experiment(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_named_like_its_file(path):
+  raw = experiment(path)
+  if path.stem == 'bert_mini_text':
+    with pytest.raises(errors.ConfigError, match='data.files'):
+      config_lib.load(raw)
+    raw.data.files = 'my_texts/*.txt'
+  assert config_lib.load(raw).name == path.stem
+
+
+def test_bert_base_is_the_published_recipe():
+  config = config_lib.load(experiment(CONFIGS[0].with_name('bert_base.py')))
+  train, optimizer = config.train, config.optimizer
+  assert (train.batch_size, train.num_steps) == (512, 1_000_000)
+  assert (config.data.sequence_length, config.num_predicted) == (512, 76)
+  assert optimizer.learning_rate == 1e-4
+  assert optimizer.warmup * train.num_steps == 10_000
+  assert (optimizer.weight_decay, optimizer.clip_norm) == (0.01, 1.0)
+  assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.999)
+  assert (config.model.norm, config.model.norm_eps) == ('post', 1e-12)
+  assert (config.model.dropout, config.model.attention_dropout) == (0.1, 0.1)
+  assert config.drop.policy == 'none'
+
+
+@pytest.mark.parametrize(
+  ('name', 'first', 'last'),
+  [('bert_base_td', 5, 10), ('bert_large_td', 11, 22)],
+)
+def test_dropping_configs_differ_from_their_baseline_in_drop_alone(
+  name, first, last
+):
+  dropped = config_lib.load(experiment(CONFIGS[0].with_name(f'{name}.py')))
+  plain_file = CONFIGS[0].with_name(f'{name.removesuffix("_td")}.py')
+  plain = config_lib.load(experiment(plain_file))
+  assert dropped.drop.policy == 'cumulative_loss'
+  assert (dropped.drop.first_layer, dropped.drop.last_layer) == (first, last)
+  assert dropped.num_kept == 256
+  same = dataclasses.replace(dropped, name=plain.name, drop=plain.drop)
+  assert same == plain
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    (
+      {'drop__policy': 'attenton'},
+      "drop.policy='attenton': must be one of cum",
+    ),
+    ({'drop__keep': 0.0}, 'drop.keep=0.0: must be above 0'),
+    ({'model__norm': 'mid'}, "model.norm='mid': must be one of post, pre"),
+    (
+      {'data__vocab_size': 70_000},
+      'vocab_size=70000: must be from 300 to 65,536',
+    ),
+    ({'data__sequence_length': 1024}, 'at most model.max_positions=512'),
+    ({'model__num_heads': 7}, 'model.num_heads=7: must be a divisor of'),
+    ({'train__microbatches': 7}, 'a divisor of train.batch_size=512'),
+    ({'data__files': ' '}, "data.files=' ': must be a comma list"),
+    ({'data__eval_fraction': 0.0}, 'data.eval_fraction=0.0: must be above 0'),
+    ({'train__profile_steps': '9'}, 'must be two steps START:STOP'),
+    ({'optimizer__learning_rate': float('nan')}, 'must be a finite number'),
+  ],
+)
+def test_a_bad_value_is_named_with_what_is_valid(overrides, message):
+  with pytest.raises(errors.ConfigError) as error:
+    load(**overrides)
+  assert message in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'drop__last_layer': 11}, 'drop.last_layer=11: must be at most 10'),
+    ({'drop__first_layer': 11}, 'at most drop.last_layer=10'),
+    ({'drop__keep': 513.0}, 'drop.keep=513.0: must be at most'),
+    ({'drop__keep': 100.5}, 'or a whole number of tokens above'),
+    ({'drop__keep': 77.0}, 'at least P+2=78 tokens of 512 (here k=77)'),
+    ({'drop__keep': 0.15}, 'at least P+2=78 tokens of 512 (here k=77)'),
+  ],
+)
+def test_impossible_dropping_is_refused_unless_nothing_is_dropped(
+  overrides, message
+):
+  with pytest.raises(errors.ConfigError) as error:
+    load(drop__policy='random', **overrides)
+  assert message in str(error.value)
+  load(drop__policy='none', **overrides)
+
+
+def test_the_smallest_and_largest_possible_k_are_accepted():
+  assert load(drop__policy='random', drop__keep=78.0).num_kept == 78
+  assert load(drop__policy='random', drop__keep=1.0).num_kept == 512
+  assert load(drop__policy='random', drop__keep=512.0).num_kept == 512
+
+
+def test_unknown_keys_and_missing_ones_are_named():
+  raw = config_lib.default()
+  raw.drop.polcy = 'none'
+  with pytest.raises(errors.ConfigError, match=r'drop.polcy.*drop.policy\?'):
+    config_lib.load(raw)
+  raw = config_lib.default()
+  del raw.drop.policy
+  with pytest.raises(errors.ConfigError, match=r'drop.policy: missing'):
+    config_lib.load(raw)
+
+
+def test_types_are_checked_where_ml_collections_does_not():
+  raw = config_lib.default().to_dict()
+  raw['train']['num_steps'] = True
+  with pytest.raises(errors.ConfigError, match='must be a whole number'):
+    config_lib.load(config_lib.ml_collections.ConfigDict(raw))
+
+
+def test_whole_numbers_are_numbers():
+  raw = config_lib.default().to_dict()
+  raw['drop']['keep'] = 128
+  config = config_lib.load(config_lib.ml_collections.ConfigDict(raw))
+  assert config.num_kept == 128
+
+
+def test_predicted_positions_are_counted_as_in_the_paper():
+  assert config_lib.num_predicted(0.15, 512) == 76
+  assert config_lib.num_predicted(0.15, 128) == 19
+  assert config_lib.num_predicted(0.15, 3) == 1

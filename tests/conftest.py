@@ -1,0 +1,70 @@
+"""Eight CPU devices, strict broadcasting, deterministic property tests."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+from td_flax import config as config_lib
+from td_flax.data.tokenizer import SpecialIds
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+hypothesis.settings.register_profile(
+  'project', derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile('project')
+
+SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+
+
+@pytest.fixture
+def special():
+  return SPECIAL
+
+
+def _make_config(**overrides):
+  """A config small enough to compile in a second; keys as `drop__keep`."""
+  raw = config_lib.default()
+  small = {
+    'data__sequence_length': 32,
+    'model__num_layers': 3,
+    'model__hidden_dim': 16,
+    'model__num_heads': 2,
+    'model__mlp_dim': 32,
+    'model__max_positions': 32,
+    'model__dropout': 0.0,
+    'model__attention_dropout': 0.0,
+    'drop__first_layer': 1,
+    'drop__last_layer': 1,
+    'optimizer__learning_rate': 1e-2,
+    'train__num_steps': 100,
+    'train__batch_size': 8,
+  }
+  for key, value in (small | overrides).items():
+    section, name = key.split('__')
+    raw[section][name] = value
+  return config_lib.load(raw)
+
+
+@pytest.fixture
+def make_config():
+  return _make_config
+
+
+@pytest.fixture
+def make_rows():
+  def make(count, length=32, vocab_size=300, seed=0):
+    """Full rows of two documents each."""
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(5, vocab_size, (count, length)).astype(np.uint16)
+    middle = length // 2
+    rows[:, [0, middle + 1]] = SPECIAL.cls
+    rows[:, [middle, -1]] = SPECIAL.sep
+    return rows
+
+  return make

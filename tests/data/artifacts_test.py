@@ -1,0 +1,38 @@
+import os
+
+import pytest
+
+from td_flax import errors
+from td_flax.data import artifacts
+
+
+def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path, monkeypatch):
+  path = tmp_path / 'file'
+  artifacts.write_atomically(path, b'old')
+
+  def full(descriptor):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(OSError, match='No space left'):
+    artifacts.write_atomically(path, b'new')
+  assert path.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_equal_content_has_one_fingerprint():
+  a = artifacts.fingerprint({'a': 1, 'b': [1.5, None]})
+  assert a == artifacts.fingerprint({'b': [1.5, None], 'a': 1})
+  assert a != artifacts.fingerprint({'b': [1.5, None], 'a': 2})
+  assert len(a) == 64
+
+
+def test_large_files_are_verified_with_a_bar(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(artifacts, '_BYTES_WORTH_A_BAR', 1)
+  (tmp_path / 'file').write_bytes(b'content')
+  item = artifacts.described('file', b'content')
+  artifacts.verify(tmp_path, [item])
+  assert 'verifying: 100%' in capsys.readouterr().err
+  wrong = artifacts.described('file', b'CONTENT')
+  with pytest.raises(errors.DataError, match='sha256 differs'):
+    artifacts.verify(tmp_path, [wrong])

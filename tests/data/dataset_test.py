@@ -1,0 +1,165 @@
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from td_flax import config, errors
+from td_flax.data import dataset, prepare
+
+TEXT = '\n\n'.join(
+  f'the {i} lines of text {i * i} are one document of no meaning {i % 7}'
+  for i in range(60)
+)
+
+
+@pytest.fixture(scope='module')
+def packed(tmp_path_factory):
+  root = tmp_path_factory.mktemp('dataset')
+  (root / 'a.txt').write_text(TEXT)
+  (root / 'b.txt').write_text(TEXT.replace('document', 'example'))
+  data = config.DataConfig(
+    files=f'{root}/a.txt,{root}/b.txt=2.5',
+    eval_fraction=0.2,
+    sequence_length=16,
+    vocab_size=300,
+    tokenizer_sample_mb=1,
+  )
+  return prepare.prepare(data, root / 'dataset', num_workers=1)
+
+
+@pytest.fixture
+def copy(packed, tmp_path):
+  return pathlib.Path(shutil.copytree(packed.directory, tmp_path / 'copy'))
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(sizes=st.lists(st.integers(0, 9), max_size=6), data=st.data())
+def test_rows_are_numbered_through_the_shards(sizes, data):
+  whole = np.arange(sum(sizes) * 8, dtype=np.uint16).reshape(-1, 8)
+  shards = np.split(whole, np.cumsum(sizes)[:-1]) if sizes else []
+  rows = dataset.Rows(shards, [0] * len(sizes), [None], 8)
+  assert len(rows) == len(whole)
+  numbers = st.integers(0, max(0, len(whole) - 1))
+  size = 20 if len(whole) else 0
+  indices = np.array(data.draw(st.lists(numbers, max_size=size)), np.int64)
+  read = rows[indices]
+  assert read.dtype == np.uint16
+  np.testing.assert_array_equal(read, whole[indices])
+
+
+@pytest.mark.parametrize('index', [-1, 5])
+def test_a_row_that_does_not_exist_is_an_error(index):
+  rows = dataset.Rows([np.zeros((5, 8), np.uint16)], [0], [None], 8)
+  with pytest.raises(IndexError, match='from 0 to 4'):
+    rows[np.array([0, index])]
+
+
+def test_sources_keep_their_rows_and_weights(packed):
+  assert packed.train.weights == (None, 2.5)
+  first, second = packed.train.ranges
+  assert (first.start, second.stop) == (0, len(packed.train))
+  assert first.stop == second.start
+  texts = [
+    packed.tokenizer.decode(packed.train[np.array(numbers)].reshape(-1))
+    for numbers in (first, second)
+  ]
+  assert ['example' in text for text in texts] == [False, True]
+
+
+def test_rows_lie_memory_mapped(packed):
+  assert all(isinstance(x, np.memmap) for x in packed.train._shards)
+
+
+def test_the_manifest_says_what_it_is_made_of(packed):
+  manifest = packed.manifest
+  assert manifest['format_version'] == 1
+  assert manifest['sequence_length'] == 16
+  assert manifest['request']['data.seed'] == 0
+  assert [x['weight'] for x in manifest['sources']] == [None, 2.5]
+  (item,) = manifest['sources'][0]['inventory']
+  assert item['bytes'] == len(TEXT)
+  assert manifest['tokenizer'] == {
+    'fingerprint': packed.tokenizer.fingerprint,
+    'vocab_size': 300,
+    'special': {'pad': 0, 'unk': 1, 'cls': 2, 'sep': 3, 'mask': 4},
+  }
+  assert {x['source'] for x in manifest['splits']['train']['shards']} == {0, 1}
+
+
+def test_the_fingerprint_covers_the_rows(packed, copy):
+  assert dataset.load(copy).fingerprint == packed.fingerprint
+  path = copy / 'manifest.json'
+  manifest = json.loads(path.read_bytes())
+  manifest['splits']['train']['shards'][0]['sha256'] = '0' * 64
+  other = dataclasses.replace(packed, manifest=manifest)
+  assert other.fingerprint != packed.fingerprint
+
+
+def flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  content[-3] ^= 4
+  path.write_bytes(content)
+
+
+def cut_short(path):
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+  'file', ['train-00001.npy', 'eval-00000.npy', 'unigram_counts.npy']
+)
+@pytest.mark.parametrize(
+  ('damage', 'problem'),
+  [
+    (flip_a_bit, 'damaged'),
+    (cut_short, 'bytes instead of'),
+    (pathlib.Path.unlink, 'cannot be read'),
+  ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(copy, file, damage, problem):
+  damage(copy / file)
+  with pytest.raises(errors.DataError, match=problem) as caught:
+    dataset.load(copy)
+  message = str(caught.value)
+  assert message.startswith(str(copy / file))
+  assert 'delete this file and run the same command again' in message
+
+
+def test_a_file_listed_as_missing_is_the_one_that_is(copy):
+  assert dataset.missing_files(copy) == []
+  (copy / 'eval-00001.npy').unlink()
+  assert dataset.missing_files(copy) == ['eval-00001.npy']
+
+
+@pytest.mark.parametrize('damage', [flip_a_bit, cut_short, pathlib.Path.unlink])
+def test_a_wrong_tokenizer_is_refused(copy, damage):
+  path = copy / 'tokenizer' / 'tokenizer.model'
+  damage(path)
+  with pytest.raises(errors.DataError, match='put the one that') as caught:
+    dataset.load(copy)
+  assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize('content', [b'', b'{"a": 1}', b'[]', b'{"format_ver'])
+def test_a_damaged_manifest_is_refused(copy, content):
+  (copy / 'manifest.json').write_bytes(content)
+  with pytest.raises(errors.DataError, match=r'manifest\.json: damaged'):
+    dataset.load(copy)
+
+
+def test_a_manifest_of_another_format_is_refused(copy):
+  (copy / 'manifest.json').write_text('{"format_version": 99}')
+  with pytest.raises(errors.DataError, match='format_version=99'):
+    dataset.load(copy)
+
+
+def test_no_dataset_names_the_command_that_makes_one(tmp_path):
+  with pytest.raises(errors.DataError, match=r'td_flax\.tools\.prepare'):
+    dataset.load(tmp_path)
+  with pytest.raises(errors.DataError, match=r'td_flax\.tools\.prepare'):
+    dataset.check(tmp_path, config.DataConfig())

@@ -1,0 +1,77 @@
+import os
+import signal
+
+import pytest
+
+from td_flax import errors
+from td_flax.data import workers
+
+
+def square(x):
+  return x * x
+
+
+def die(x):
+  os._exit(9)
+
+
+def refuse(x):
+  raise errors.DataError(f'some.txt:{x}: cannot be read')
+
+
+def signal_handler():
+  return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def tasks(count):
+  return ((x, (x,)) for x in range(count))
+
+
+def test_every_task_is_done_and_tasks_are_not_drawn_ahead():
+  drawn = []
+
+  def counted():
+    for x in range(40):
+      drawn.append(x)
+      yield x, (x,)
+
+  results = {}
+  with workers.pool(2) as run:
+    for x, result in run(square, counted()):
+      results[x] = result
+      assert len(drawn) <= len(results) + 4
+  assert results == {x: x * x for x in range(40)}
+
+
+def test_a_worker_that_dies_is_one_line():
+  with (
+    pytest.raises(errors.DataError, match='was killed, most likely'),
+    workers.pool(1) as run,
+  ):
+    list(run(die, tasks(5)))
+
+
+def test_a_worker_s_error_is_the_caller_s():
+  with (
+    pytest.raises(errors.DataError, match=r'some\.txt:0: cannot be read'),
+    workers.pool(1) as run,
+  ):
+    list(run(refuse, tasks(1)))
+
+
+def test_ctrl_c_stops_with_the_code_that_says_try_again():
+  def interrupted():
+    yield 0, (0,)
+    raise KeyboardInterrupt
+
+  with (
+    pytest.raises(errors.Stopped, match='the same command goes on') as caught,
+    workers.pool(1) as run,
+  ):
+    list(run(square, interrupted()))
+  assert caught.value.exit_code == 75
+
+
+def test_workers_leave_ctrl_c_to_the_parent():
+  with workers.pool(1) as run:
+    assert list(run(signal_handler, [(0, ())])) == [(0, True)]

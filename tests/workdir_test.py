@@ -1,0 +1,178 @@
+import dataclasses
+import json
+
+import pytest
+
+from td_flax import config as config_lib
+from td_flax import errors, workdir
+
+PRINTS = {'tokenizer': 'aa', 'dataset': 'bb'}
+
+
+@pytest.fixture
+def model(tmp_path):
+  path = tmp_path / 'any.model'
+  path.write_bytes(b'a sentencepiece model')
+  return path
+
+
+@pytest.fixture
+def run(tmp_path):
+  return workdir.Workdir(tmp_path / 'runs' / 'x')
+
+
+def changed(section=None, **values):
+  config = config_lib.Config()
+  if section is None:
+    return dataclasses.replace(config, **values)
+  part = dataclasses.replace(getattr(config, section), **values)
+  return dataclasses.replace(config, **{section: part})
+
+
+def content(run):
+  return {
+    path: path.read_bytes() for path in run.path.rglob('*') if path.is_file()
+  }
+
+
+def test_a_fresh_workdir_records_config_and_tokenizer(run, model):
+  config = changed('drop', keep=0.25)
+  run.claim(config, PRINTS, model)
+  saved = json.loads(run.config_json.read_text())
+  assert saved['config'] == config_lib.flatten(config)
+  assert saved['fingerprints'] == PRINTS
+  copy = run.tokenizer / 'tokenizer.model'
+  assert copy.read_bytes() == model.read_bytes()
+  assert sorted(x.name for x in run.path.iterdir()) == [
+    'config.json', 'tokenizer',
+  ]  # fmt: skip
+
+
+def test_checking_writes_nothing(run):
+  run.check(config_lib.Config(), PRINTS)
+  assert not run.path.exists()
+
+
+def test_the_same_run_may_come_back(run, model):
+  run.claim(config_lib.Config(), PRINTS, model)
+  before = content(run)
+  run.check(config_lib.Config())
+  run.claim(config_lib.Config(), PRINTS, model)
+  assert content(run) == before
+
+
+@pytest.mark.parametrize(
+  ('section', 'values'),
+  [
+    (None, {'name': 'renamed'}),
+    ('log', {'every': 7, 'tensorboard': False}),
+    ('checkpoint', {'keep': 9, 'keep_best': False}),
+    ('train', {'profile_steps': '10:13'}),
+    ('data', {'dir': '/elsewhere', 'tfds_dir': '/there'}),
+  ],
+)
+def test_a_resume_may_change_what_is_not_learned(run, model, section, values):
+  run.claim(config_lib.Config(), PRINTS, model)
+  config = changed(section, **values)
+  run.claim(config, PRINTS, model)
+  saved = json.loads(run.config_json.read_text())['config']
+  assert saved == config_lib.flatten(config)
+
+
+@pytest.mark.parametrize(
+  ('section', 'values', 'said'),
+  [
+    ('train', {'num_steps': 5}, 'train.num_steps=1000000 there, 5 here'),
+    ('drop', {'keep': 0.25}, 'drop.keep=0.5 there, 0.25 here'),
+    ('checkpoint', {'every': 3}, 'checkpoint.every=10000 there, 3 here'),
+    ('data', {'files': 'a.txt'}, "data.files='embedded' there, 'a.txt' here"),
+    ('parallel', {'num_devices': 2}, 'parallel.num_devices=0 there, 2 here'),
+  ],
+)
+def test_another_config_is_refused(run, model, section, values, said):
+  run.claim(config_lib.Config(), PRINTS, model)
+  before = content(run)
+  for attempt in (
+    lambda: run.check(changed(section, **values)),
+    lambda: run.claim(changed(section, **values), PRINTS, model),
+  ):
+    with pytest.raises(errors.CheckpointError) as error:
+      attempt()
+    assert said in str(error.value)
+    assert str(run.path) in str(error.value)
+    assert '\n' not in str(error.value)
+  assert content(run) == before
+
+
+def test_every_differing_key_is_listed(run, model):
+  run.claim(config_lib.Config(), PRINTS, model)
+  config = changed('train', seed=3, batch_size=64)
+  with pytest.raises(errors.CheckpointError) as error:
+    run.check(config, PRINTS | {'tokenizer': 'cc'})
+  assert 'train.seed=0 there, 3 here' in str(error.value)
+  assert 'train.batch_size=512 there, 64 here' in str(error.value)
+  assert "fingerprint of the tokenizer='aa' there, 'cc' here" in str(
+    error.value
+  )
+
+
+def test_a_key_younger_than_the_workdir_had_its_default(run, model):
+  run.claim(config_lib.Config(), PRINTS, model)
+  saved = json.loads(run.config_json.read_text())
+  del saved['config']['drop.noise']
+  run.config_json.write_text(json.dumps(saved))
+  run.check(config_lib.Config())
+  with pytest.raises(errors.CheckpointError, match=r'noise=0\.0 there, 0\.5'):
+    run.check(changed('drop', noise=0.5))
+
+
+def test_a_key_that_is_gone_is_a_difference(run, model):
+  run.claim(config_lib.Config(), PRINTS, model)
+  saved = json.loads(run.config_json.read_text())
+  saved['config']['drop.magic'] = 3
+  run.config_json.write_text(json.dumps(saved))
+  with pytest.raises(errors.CheckpointError, match='magic=3 there, None'):
+    run.check(config_lib.Config())
+
+
+@pytest.mark.parametrize(
+  'text', ['', '{"config": {', '[]', '{"config": 3, "fingerprints": {}}']
+)
+def test_an_unreadable_config_is_refused(run, model, text):
+  run.claim(config_lib.Config(), PRINTS, model)
+  run.config_json.write_text(text)
+  with pytest.raises(errors.CheckpointError, match='json: not readable'):
+    run.check(config_lib.Config())
+  assert run.config_json.read_text() == text
+
+
+def test_a_folder_of_something_else_is_refused(run, model):
+  run.path.mkdir(parents=True)
+  (run.path / 'thesis.tex').write_text('dear')
+  with pytest.raises(errors.CheckpointError, match=r'holds thesis\.tex'):
+    run.claim(config_lib.Config(), PRINTS, model)
+  assert [x.name for x in run.path.iterdir()] == ['thesis.tex']
+
+
+def test_a_file_is_refused(run, model):
+  run.path.parent.mkdir()
+  run.path.write_text('dear')
+  with pytest.raises(errors.CheckpointError, match='Not a directory'):
+    run.check(config_lib.Config())
+
+
+def test_a_run_killed_while_preparing_data_may_come_back(run, model):
+  run.data.mkdir(parents=True)
+  (run.data / 'shard').write_text('rows')
+  run.tokenizer.mkdir()
+  run.check(config_lib.Config())
+  run.claim(config_lib.Config(), PRINTS, model)
+  assert run.config_json.exists()
+
+
+def test_a_missing_copy_of_the_tokenizer_comes_back(run, model):
+  run.claim(config_lib.Config(), PRINTS, model)
+  (run.tokenizer / 'tokenizer.model').unlink()
+  run.claim(config_lib.Config(), PRINTS, model)
+  copy = run.tokenizer / 'tokenizer.model'
+  assert copy.read_bytes() == model.read_bytes()
