@@ -21,7 +21,7 @@ def get_config():
 
   # Pre-LN trains at higher rates: a small budget goes further.
   config.model.norm = 'pre'
-  config.model.num_layers = 8
+  config.model.num_layers = 6
   config.model.hidden_dim = 128
   config.model.num_heads = 4
   config.model.mlp_dim = 512
@@ -31,17 +31,17 @@ def get_config():
 
   config.drop.policy = 'cumulative_loss'
   config.drop.first_layer = 2
-  config.drop.last_layer = 6
+  config.drop.last_layer = 4
   config.drop.keep = 0.5
 
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup = 0.05
 
-  config.train.num_steps = 4000
-  config.train.batch_size = 64
+  config.train.num_steps = 2000
+  config.train.batch_size = 32
 
-  config.eval.every = 250
-  config.eval.num_rows = 1024
-  config.checkpoint.every = 500
+  config.eval.every = 100
+  config.eval.num_rows = 512
+  config.checkpoint.every = 200
   config.log.every = 25
   return config

@@ -30,12 +30,16 @@ def attention(
 
   Every query's segment must occur among the keys' (a token sees itself).
   """
-  query = query * query.shape[-1] ** -0.5
+  # [B, H, N, E]: batched matmuls without a transpose inside.
+  query, key, value = (
+    jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)
+  )
   scores = jnp.einsum(
-    'bqhe,bmhe->bhqm', query, key, preferred_element_type=jnp.float32
+    'bhqe,bhme->bhqm', query, key, preferred_element_type=jnp.float32
   )
   visible = query_segments[:, None, :, None] == key_segments[:, None, None, :]
   scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   weights = dropout(weights, dropout_rate, dropout_key)
-  return jnp.einsum('bhqm,bmhe->bqhe', weights, value)
+  mixed = jnp.einsum('bhqm,bhme->bhqe', weights, value)
+  return jnp.swapaxes(mixed, 1, 2)

@@ -347,3 +347,14 @@ def test_a_sample_is_what_has_the_smallest_hashes(lengths, limit, seed):
     rest = sorted(keyed)[len(chosen) :]
     following = [text for key, text in rest if key == rest[0][0]]
     assert sum(map(len, chosen + following)) > limit
+
+
+def test_workers_load_no_accelerator_library():
+  code = (
+    'import sys, td_flax.data.prepare, td_flax.data.pipeline\n'
+    "print({'jax', 'flax', 'tensorflow_datasets'} & sys.modules.keys())"
+  )
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  assert run.stdout.strip() == 'set()'
