@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import platform
 import resource
@@ -28,8 +27,8 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from td_flax import config
-from td_flax.data import corpora, pipeline, prepare, tokenizer
+from td_flax import config, errors
+from td_flax.data import corpora, pipeline, prepare, tokenizer, workers
 
 _ALONE_BYTES = 10 * 10**6  # of text, for SentencePiece alone
 _NUM_BATCHES = 200
@@ -61,9 +60,7 @@ def _flags() -> argparse.Namespace:
   parser.add_argument('--kind', default='bpe', help='bpe or unigram')
   parser.add_argument('--vocab_size', type=int, default=30_522)
   parser.add_argument('--sequence_length', type=int, default=512)
-  parser.add_argument(
-    '--workers', type=int, default=len(os.sched_getaffinity(0))
-  )
+  parser.add_argument('--workers', type=int, default=workers.usable_cores())
   parser.add_argument('--scratch', help='directory for the temporary dataset')
   parser.add_argument('--json', help='file to write the result to')
   return parser.parse_args()
@@ -124,7 +121,7 @@ def _measure(
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'machine': {
       'cpu': _cpu(),
-      'usable_cores': len(os.sched_getaffinity(0)),
+      'usable_cores': workers.usable_cores(),
       'system': platform.platform(),
     },
     'versions': {
@@ -216,4 +213,7 @@ def _table(result: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-  main()
+  try:
+    main()
+  except errors.UserError as error:
+    sys.exit(f'error: {error}')

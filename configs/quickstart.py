@@ -36,11 +36,11 @@ def get_config():
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup = 0.1
 
-  config.train.num_steps = 800
+  config.train.num_steps = 300
   config.train.batch_size = 32
 
-  config.eval.every = 200
+  config.eval.every = 60
   config.eval.num_rows = 256
-  config.checkpoint.every = 200
-  config.log.every = 20
+  config.checkpoint.every = 60
+  config.log.every = 10
   return config

@@ -113,7 +113,7 @@ class Checkpoints:
 
     Args:
       step: the step, new to this directory.
-      state: pytree of replicated jax or numpy arrays, typed keys included.
+      state: pytree of replicated jax or numpy arrays.
       metadata: what the loop needs beside the state; JSON.
       eval_loss: the held-out loss at this step, None where not evaluated.
       wait: return once the checkpoint is on disk.
@@ -172,8 +172,8 @@ class Checkpoints:
       abstract_state: the state's arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
-      The step, the state with numpy leaves (typed keys as jax arrays) and the
-      metadata; None where nothing was ever saved.
+      The step, the state with numpy leaves and the metadata; None where
+      nothing was ever saved.
 
     Raises:
       errors.CheckpointError: none is sound, or it does not fit.
@@ -380,7 +380,7 @@ def _read(
 
 
 def _record_digest(record: dict[str, Any]) -> str:
-  text = json.dumps(record, sort_keys=True)
+  text = json.dumps(record, sort_keys=True)  # a loss in it may be NaN
   return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from td_flax import errors
-from td_flax.dropping import policies
+from td_flax import combinations, errors
 
 MAX_VOCAB_SIZE = 65_536  # rows are stored as uint16
 
@@ -44,6 +43,11 @@ def _share(default: float, *, one: bool = False) -> Any:
   """A number in [0, 1), or in [0, 1]."""
   valid = 'from 0 to 1' if one else 'from 0 to below 1'
   return _field(default, valid, lambda x: 0 <= x < 1 or (one and x == 1))
+
+
+def _seed() -> Any:
+  # A key of jax.random holds 32 bits of a seed; more would fall away silently.
+  return _field(0, 'from 0 to below 2**32', lambda x: 0 <= x < 2**32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,7 @@ class DataConfig:
   # Text the tokenizer is trained on, at most, in MB.
   tokenizer_sample_mb: int = _at_least(64, 1)
   # Draws the held-out documents and the tokenizer's sample.
-  seed: int = _at_least(0, 0)
+  seed: int = _seed()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +155,7 @@ class TrainConfig:
   microbatches: int = _at_least(1, 1)
   # P = floor(mask_rate * N) predicted positions per full row.
   mask_rate: float = _field(0.15, 'above 0, below 1', lambda x: 0 < x < 1)
-  seed: int = _at_least(0, 0)
+  seed: int = _seed()
   # Parameters to start from: a workdir or a checkpoint step's directory.
   init_from: str = ''
   # Updates with a non-finite loss in a row after which training stops.
@@ -171,7 +175,7 @@ class EvalConfig:
   # Rows at once over all devices; 0 is `train.batch_size`.
   batch_size: int = _at_least(0, 0)
   # Draws the mask; independent of `train.seed`, so that runs compare.
-  seed: int = _at_least(0, 0)
+  seed: int = _seed()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +202,6 @@ class LogConfig:
 class ParallelConfig:
   """How the step is mapped over devices."""
 
-  engine: str = _choice('pmap')
   # Devices per process; 0 is all.
   num_devices: int = _at_least(0, 0)
 
@@ -299,7 +302,7 @@ def load(raw: ml_collections.ConfigDict) -> Config:
       of values that cannot work.
   """
   config = _typed(Config, raw.to_dict(), prefix='')
-  _check_combinations(config)
+  combinations.check(config, flatten(config))
   return config
 
 
@@ -347,78 +350,3 @@ _TYPES = {
   float: 'a number',
   bool: 'true or false',
 }
-
-
-def _check_combinations(config: Config) -> None:
-  def require(holds: bool, key: str, valid: str) -> None:
-    if not holds:
-      value = flatten(config)[key]
-      raise errors.ConfigError(f'{key}={value!r}: must be {valid}')
-
-  data, model, train = config.data, config.model, config.train
-  n = data.sequence_length
-  require(
-    bool(data.files.strip()),
-    'data.files',
-    "a comma list of SPEC[=WEIGHT], for example 'my_texts/*.jsonl.xz'",
-  )
-  require(
-    bool(data.eval_files) or data.eval_fraction > 0,
-    'data.eval_fraction',
-    'above 0, or data.eval_files set: evaluation needs held-out text',
-  )
-  require(
-    n <= model.max_positions,
-    'data.sequence_length',
-    f'at most model.max_positions={model.max_positions}',
-  )
-  require(
-    model.hidden_dim % model.num_heads == 0,
-    'model.num_heads',
-    f'a divisor of model.hidden_dim={model.hidden_dim}',
-  )
-  require(
-    train.batch_size % train.microbatches == 0,
-    'train.microbatches',
-    f'a divisor of train.batch_size={train.batch_size}',
-  )
-  _check_drop(config, require)
-  if train.profile_steps:
-    start, _, stop = train.profile_steps.partition(':')
-    require(
-      start.isdigit() and stop.isdigit() and int(start) < int(stop),
-      'train.profile_steps',
-      "two steps START:STOP, for example '10:13'",
-    )
-
-
-def _check_drop(config: Config, require: Any) -> None:
-  drop, layers = config.drop, config.model.num_layers
-  names = policies.names()
-  require(drop.policy in names, 'drop.policy', f'one of {", ".join(names)}')
-  if drop.policy == 'none':
-    return
-  n, p, k = config.data.sequence_length, config.num_predicted, config.num_kept
-  require(
-    drop.last_layer <= layers - 2,
-    'drop.last_layer',
-    f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
-    'every token',
-  )
-  require(
-    drop.first_layer <= drop.last_layer,
-    'drop.first_layer',
-    f'at most drop.last_layer={drop.last_layer}',
-  )
-  require(k <= n, 'drop.keep', f'at most data.sequence_length={n}')
-  require(
-    drop.keep <= 1 or drop.keep == k,
-    'drop.keep',
-    'a share of N up to 1 or a whole number of tokens above',
-  )
-  require(
-    k >= p + 2,
-    'drop.keep',
-    f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
-    'positions, [CLS] and [SEP] are always kept',
-  )

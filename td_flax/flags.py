@@ -73,8 +73,7 @@ def parse(argv: list[str]) -> list[str]:
     _exit(errors.ConfigError(f'--{error.flagname}: no such flag{hint}'))
   except flags.Error as error:
     _exit(errors.ConfigError(_value_error(str(error))))
-  except (AttributeError, SyntaxError, TypeError, ValueError) as error:
-    # The config file itself: without get_config(), or broken.
+  except Exception as error:  # whatever the code of a config file can raise
     _exit(errors.ConfigError(f'{_config_file(argv)}: {_reason(error)}'))
 
 

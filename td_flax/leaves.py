@@ -1,7 +1,6 @@
 """A pytree as named arrays on the host: paths, digests, and the way back.
 
-A path is what leads to a leaf, such as `params/layers/0/kernel`. Typed PRNG
-keys are stored as their uint32 data.
+A path is what leads to a leaf, such as `params/layers/0/kernel`.
 """
 
 import concurrent.futures
@@ -20,10 +19,9 @@ def to_host(tree: Any) -> dict[str, np.ndarray]:
   names = [_name(path) for path, _ in leaves]
   if len(set(names)) != len(names):
     raise ValueError(f'leaves share a path: {sorted(names)}')
-  values = [
-    jax.random.key_data(leaf) if _is_key(leaf) else leaf for _, leaf in leaves
+  arrays = [
+    np.asarray(leaf) for leaf in jax.device_get([leaf for _, leaf in leaves])
   ]
-  arrays = [np.asarray(value) for value in jax.device_get(values)]
   return dict(zip(names, arrays, strict=True))
 
 
@@ -43,7 +41,7 @@ def fit(
     prefix: what the paths in `arrays` start with and `abstract` leaves out.
 
   Returns:
-    `abstract` with numpy leaves, and jax arrays for typed keys.
+    `abstract` with numpy leaves.
 
   Raises:
     errors.CheckpointError: names, shapes or dtypes differ; nothing is cast.
@@ -52,18 +50,12 @@ def fit(
   wanted = {prefix + _name(path): leaf for path, leaf in leaves}
   for name in sorted(arrays.keys() | wanted.keys()):
     there = _spec(arrays[name]) if name in arrays else 'nothing'
-    here = _spec(_stored(wanted[name])) if name in wanted else 'nothing'
+    here = _spec(wanted[name]) if name in wanted else 'nothing'
     if here != there:
       raise errors.CheckpointError(
         f'{origin}: {name} is {there} there, {here} here'
       )
-  fitted = [
-    jax.random.wrap_key_data(arrays[name], impl=_impl(leaf))
-    if _is_key(leaf)
-    else arrays[name]
-    for name, leaf in wanted.items()
-  ]
-  return jax.tree.unflatten(structure, fitted)
+  return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
@@ -101,21 +93,6 @@ def _name(path: tuple[Any, ...]) -> str:
   # An nnx variable is a node of the tree; its array is no level of its own.
   name = jax.tree_util.keystr(path, simple=True, separator='/')
   return name.removesuffix('/value')
-
-
-def _is_key(leaf: Any) -> bool:
-  return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _stored(leaf: Any) -> Any:
-  return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-
-
-def _impl(key: Any) -> Any:
-  """The implementation of a typed key that may be abstract."""
-  found = []
-  jax.eval_shape(lambda x: found.append(jax.random.key_impl(x)), key)
-  return found[0]
 
 
 def _spec(array: Any) -> str:

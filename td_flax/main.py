@@ -6,6 +6,7 @@ heavy is imported at its top.
 
 import logging
 import pathlib
+import re
 
 from absl import flags as absl_flags
 
@@ -47,19 +48,32 @@ def _join_processes() -> None:
         '--coordinator: missing; --num_processes and --process_id need it'
       )
     return
+  address, count, index = (
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+  )
+  if address == 'auto':
+    address = None
+  elif not re.fullmatch(r'.+:\d+', address):
+    raise errors.ConfigError(
+      f'--coordinator={address}: must be HOST:PORT or auto'
+    )
+  elif count is None or index is None or not 0 <= index < count:
+    raise errors.ConfigError(
+      f'--num_processes={count}, --process_id={index}: --coordinator=HOST:PORT '
+      'needs both, the id from 0 to below the number'
+    )
   import jax
 
-  if _COORDINATOR.value == 'auto':
-    jax.distributed.initialize()
-    return
-  if _NUM_PROCESSES.value is None or _PROCESS_ID.value is None:
-    raise errors.ConfigError(
-      '--num_processes, --process_id: missing; --coordinator=HOST:PORT needs '
-      'both'
-    )
-  jax.distributed.initialize(
-    _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-  )
+  try:
+    jax.distributed.initialize(address, count, index)
+  except (RuntimeError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    raise errors.UserError(
+      f'--coordinator={_COORDINATOR.value}: cannot join the other processes: '
+      f'{reason}'
+    ) from error
 
 
 if __name__ == '__main__':

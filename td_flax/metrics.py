@@ -14,7 +14,7 @@ import numpy as np
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from td_flax import progress
+from td_flax import artifacts, progress
 
 _QUANTILES = (5, 25, 50, 75, 95)
 
@@ -32,12 +32,12 @@ class Window:
     self._pending: list[dict[str, jax.Array]] = []
     self._rows: list[dict[str, float]] = []
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-    """Takes the scalars that the train step of `step` returned."""
-    self._pending.append({'step': step, **metrics})
+  def add(self, metrics: dict[str, jax.Array]) -> None:
+    """Takes the scalars that a train step returned."""
+    self._pending.append(metrics)
 
   def fetch(self) -> list[dict[str, float]]:
-    """The window's steps, oldest first, with a key `step` each."""
+    """The scalars of the window's steps, oldest first."""
     for metrics in jax.device_get(self._pending):
       self._rows.append({name: float(x) for name, x in metrics.items()})
     self._pending.clear()
@@ -245,9 +245,7 @@ def _cut_rows(path: pathlib.Path, first_step: int) -> int:
   lines = path.read_bytes().splitlines(keepends=True)
   kept = b''.join(line for line in lines if _is_kept(line, first_step))
   if kept != b''.join(lines):
-    new = path.with_name(f'{path.name}.new')
-    new.write_bytes(kept)
-    new.replace(path)
+    artifacts.write_atomically(path, kept)
   return len(kept)
 
 

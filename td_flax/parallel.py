@@ -63,18 +63,15 @@ class PmapEngine:
     """Where this device's rows begin; for use inside a step."""
     return jax.lax.axis_index(_AXIS) * rows
 
-  def compile_train(
+  def lower_train(
     self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
-  ) -> Callable[..., Any]:
-    """Compiles `step(engine, state, rows)` mapped over the devices.
+  ) -> jax.stages.Lowered:
+    """`step(engine, state, rows)`, mapped over the devices, for the compiler.
 
     Args:
       step: per device; returns the new state and scalars.
-      state: as it will be passed; each call consumes the state it is given.
+      state: as it will be passed, or its shapes and dtypes.
       shape: rows of the global batch, and N.
-
-    Returns:
-      `(state, rows from split) -> (state, scalars)`.
     """
     mapped = jax.pmap(
       lambda state, rows: step(self, state, rows),
@@ -90,7 +87,18 @@ class PmapEngine:
       np.uint16,
       sharding=self._split,
     )
-    return self._paced(mapped.lower(state, batch).compile())
+    return mapped.lower(state, batch)
+
+  def compile_train(
+    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+  ) -> Callable[..., Any]:
+    """Compiles what `lower_train` lowers; arguments as there.
+
+    Returns:
+      `(state, rows from split) -> (state, scalars)`; each call consumes the
+      state it is given.
+    """
+    return self._paced(self.lower_train(step, state, shape).compile())
 
   def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """Maps `step(engine, params, rows, first)`."""

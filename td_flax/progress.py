@@ -94,7 +94,7 @@ class Progress:
       self._bar.set_description_str(self._status(), refresh=False)
 
   def write(self, line: str) -> None:
-    """Prints a line of text above the bar."""
+    """`write_line`, for those who are given the bar to report to."""
     write_line(line)
 
   def _show(self) -> None:

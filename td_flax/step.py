@@ -154,6 +154,9 @@ class Steps:
     rate = self.schedule(state.step)
     updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    # A rate can be so large that a finite gradient overflows the parameters.
+    finite &= jnp.isfinite(optax.tree.norm(params))
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
     table = self.policy.update(state.importance, observed)
     learned = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),

@@ -2,16 +2,20 @@
 
 import json
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from td_flax import checkpoint, step
+from td_flax import artifacts, checkpoint, step
 from td_flax.config import Config
+from td_flax.data.dataset import PackedDataset
 from td_flax.data.tokenizer import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.model import flops
+from td_flax.workdir import Workdir
 
 _EXTREMES = 10
 
@@ -19,6 +23,7 @@ _EXTREMES = 10
 def make(
   config: Config,
   steps: step.Steps,
+  packed: PackedDataset,
   state: step.TrainState,
   *,
   num_devices: int,
@@ -31,6 +36,7 @@ def make(
   Args:
     config: the experiment.
     steps: its functions.
+    packed: its dataset; the tokenizer names the ids.
     state: at the end, on the host.
     num_devices: over all processes.
     resumed_from: the step this process began at, None for 0.
@@ -60,95 +66,142 @@ def make(
     'flops_ratio': dropped / plain,
     'params_sha256': checkpoint.params_sha256(state.params),
     **(speed or {}),
+    **extremes(
+      packed.tokenizer,
+      state.importance,
+      steps.policy.known(state.importance, packed.unigram_counts),
+    ),
   }
 
 
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes `summary.json`, whole or not at all."""
-  new = path.with_suffix('.json.new')
-  new.write_text(json.dumps(content, indent=2) + '\n')
-  new.replace(path)
+  text = json.dumps(content, indent=2) + '\n'
+  artifacts.write_atomically(path, text.encode())
 
 
 def page(
   content: dict[str, Any],
-  workdir: pathlib.Path,
-  tokenizer: Tokenizer,
-  table: np.ndarray,
-  known: np.ndarray | None,
+  config: Config,
+  workdir: Workdir,
+  packed: PackedDataset,
 ) -> str:
   """The summary as text.
 
   Args:
     content: of `summary.json`.
+    config: the experiment.
     workdir: where the run lies.
-    tokenizer: names the ids.
-    table: f32[V], the policy's importance.
-    known: bool[V], the ids whose importance is not the initial one; None
-      where the policy has no table.
+    packed: its dataset.
   """
-  where = f'{content["devices"]} {content["platform"]} device(s)'
-  skipped = 1 - content['layer_tokens_kept']
-  lines = [
-    '',
-    f'{content["name"]}: {content["step"]:,} steps done',
-    '',
-    f'  held-out loss    {content["first_eval_loss"]:.3f} -> '
-    f'{content["last_eval_loss"]:.3f} nats per predicted token',
+  lines = ['', f'{config.name}: {content["step"]:,} steps done', '']
+  lines += [f'  {name:<17}{value}' for name, value in _figures(content)]
+  if 'most_important' in content:
+    lines += _extremes(content)
+  lines += ['', '  saved']
+  saved = [
+    (workdir.checkpoints, 'model, optimizer and importance table'),
+    (workdir.metrics_jsonl, 'every figure of the run'),
+    (workdir.tokenizer, 'the SentencePiece model'),
+    (packed.directory, 'the packed rows'),
+    (workdir.summary_json, 'this summary'),
+  ]
+  if config.log.tensorboard:
+    saved.insert(2, (workdir.tensorboard, 'the same figures as curves'))
+  lines += [f'    {path!s:<36} {what}' for path, what in saved]
+  return '\n'.join([*lines, '', '  what next', *_next_steps(config, workdir)])
+
+
+def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
+  figures = [
+    (
+      'held-out loss',
+      f'{content["first_eval_loss"]:.3f} -> {content["last_eval_loss"]:.3f} '
+      'nats per predicted token',
+    )
   ]
   if 'tokens_per_second' in content:
-    lines.append(
-      f'  speed            {content["tokens_per_second"]:,.0f} tokens/s on '
-      f'{where}, {content["data_wait_share"]:.1%} of it waiting for data'
+    devices = f'{content["devices"]} {content["platform"]} device'
+    plural = '' if content['devices'] == 1 else 's'
+    figures += [
+      (
+        'speed',
+        f'{content["tokens_per_second"]:,.0f} tokens/s on {devices}{plural}, '
+        f'{content["data_wait_share"]:.1%} of the time waiting for data',
+      )
+    ]
+  skipped = 1 - content['layer_tokens_kept']
+  figures += [
+    (
+      'token dropping',
+      f'{skipped:.1%} of layer-tokens skipped, {content["flops_ratio"]:.3f} of '
+      "plain BERT's matmul FLOPs",
     )
-  lines.append(
-    f'  token dropping   {skipped:.1%} of layer-tokens skipped, '
-    f"{content['flops_ratio']:.3f} of plain BERT's FLOPs"
-  )
+  ]
   if content['skipped_updates']:
-    lines.append(
-      f'  skipped updates  {content["skipped_updates"]} (not finite)'
+    figures += [
+      ('skipped updates', f'{content["skipped_updates"]} (loss not finite)')
+    ]
+  return figures
+
+
+def _next_steps(config: Config, workdir: Workdir) -> list[str]:
+  """Commands to try, made from the one that was run."""
+  lines = []
+  if config.drop.policy != 'none':
+    same = [x for x in sys.argv[1:] if not x.startswith('--workdir')]
+    plain = shlex.join(
+      [
+        *('python', '-m', 'td_flax.main', *same),
+        '--config.drop.policy=none',
+        f'--workdir={workdir.path}_plain',
+      ]
     )
-  if known is not None and known.any():
-    lines += _extremes(tokenizer, table, known)
-  lines += [
-    '',
-    f'  saved in         {workdir}',
-    '    checkpoints/     the model, its optimizer and the importance table',
-    '    metrics.jsonl    every figure of the run, also in tensorboard/',
-    '    tokenizer/       the SentencePiece model',
-    '    summary.json     this summary',
-    '',
-    '  what next',
-    '    the same without dropping, to compare:',
-    '      python -m td_flax.main --config=configs/quickstart.py '
-    '--config.drop.policy=none --workdir=runs/plain',
+    lines += ['    the same without dropping, to compare:', f'      {plain}']
+  return [
+    *lines,
     '    your own text:',
     '      python -m td_flax.main --config=configs/bert_mini_text.py '
     "--config.data.files='my_texts/*.txt'",
   ]
-  return '\n'.join(lines)
 
 
-def _extremes(
-  tokenizer: Tokenizer, table: np.ndarray, known: np.ndarray
-) -> list[str]:
+def _extremes(content: dict[str, Any]) -> list[str]:
   """The most and the least important ids, side by side."""
-  special = set(tokenizer.special.as_tuple())
-  ids = [i for i in np.flatnonzero(known) if i not in special]
-  ids.sort(key=lambda i: (-table[i], i))
-
-  def cell(index: int) -> str:
-    return f'{tokenizer.piece(int(index)):<16} {table[index]:7.3f}'
-
-  most, least = ids[:_EXTREMES], ids[::-1][:_EXTREMES]
-  rows = [
-    f'    {cell(m)}        {cell(x)}' for m, x in zip(most, least, strict=True)
-  ]
-  head = f'    {"most important":<24}        least important, dropped first'
+  rows = []
+  for most, least in zip(
+    content['most_important'], content['least_important'], strict=True
+  ):
+    rows.append('        '.join(f'{x:<16} {m:7.3f}' for x, m in (most, least)))
+  head = f'{"most important":<24}        least important, dropped first'
   return [
     '',
-    f'  importance of {len(ids):,} tokens (▁ begins a word)',
-    head,
-    *rows,
+    '  importance table (▁ begins a word)',
+    *(f'    {row}' for row in (head, *rows)),
   ]
+
+
+def extremes(
+  tokenizer: Tokenizer, table: np.ndarray, known: np.ndarray | None
+) -> dict[str, list[tuple[str, float]]]:
+  """The ten most and ten least important tokens with their importance.
+
+  Args:
+    tokenizer: names the ids.
+    table: f32[V], the policy's importance.
+    known: bool[V], the ids whose importance is not the initial one; None
+      where the policy has no table.
+
+  Returns:
+    `most_important` and `least_important`, or nothing without a table.
+  """
+  if known is None or not known.any():
+    return {}
+  special = set(tokenizer.special.as_tuple())
+  ids = [int(i) for i in np.flatnonzero(known) if i not in special]
+  ids.sort(key=lambda i: (-table[i], i))
+  named = [(tokenizer.piece(i), float(table[i])) for i in ids]
+  return {
+    'most_important': named[:_EXTREMES],
+    'least_important': named[::-1][:_EXTREMES],
+  }

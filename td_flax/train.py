@@ -5,6 +5,7 @@ run finds every row up to its step. Between two logs nothing waits for the
 device.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import shlex
@@ -31,7 +32,7 @@ from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
 from td_flax.feed import Feed
 from td_flax.speed import Speed
-from td_flax.workdir import Workdir
+from td_flax.workdir import Workdir, check_same_model
 
 
 def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
@@ -58,10 +59,19 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     'dataset': packed.fingerprint,
   }
   workdir.check(config, fingerprints)
-  if jax.process_index() == 0:
-    model = packed.directory / dataset.TOKENIZER / 'tokenizer.model'
-    workdir.claim(config, fingerprints, model)
-  return _Run(config, workdir, packed, engine).run()
+  if config.train.init_from and not workdir.config_json.exists():
+    check_same_model(
+      pathlib.Path(config.train.init_from), config, fingerprints['tokenizer']
+    )
+  if jax.process_count() > 1:  # all have looked before one writes
+    multihost_utils.sync_global_devices('workdir checked')
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(workdir.lock())
+      workdir.check(config, fingerprints)  # now that nobody else may claim it
+      model = packed.directory / dataset.TOKENIZER / 'tokenizer.model'
+      workdir.claim(config, fingerprints, model)
+    return _Run(config, workdir, packed, engine).run()
 
 
 def _check_devices(config: Config, engine: parallel.PmapEngine) -> None:
@@ -81,15 +91,16 @@ def _packed(config: Config, directory: pathlib.Path) -> dataset.PackedDataset:
   try:
     dataset.check(directory, config.data)
     packed = dataset.load(directory)
-  except errors.DataError as error:
+  except (errors.UserError, OSError) as error:
     problem = error
   # Every process says what it has before any gives up: none is left waiting.
   digest = packed.fingerprint if packed else '00' * 32
   digests = multihost_utils.process_allgather(
     np.frombuffer(bytes.fromhex(digest), np.uint8)
   )
-  kept = [x for x in sys.argv[1:] if x.startswith(('--config', '--workdir'))]
-  command = shlex.join(['python', '-m', 'td_flax.tools.prepare', *kept])
+  command = shlex.join(
+    ['python', '-m', 'td_flax.tools.prepare', *_own_arguments(sys.argv[1:])]
+  )
   if problem:
     raise errors.DataError(f'{problem}; once on each host, run: {command}')
   for process, other in enumerate(digests):
@@ -99,6 +110,16 @@ def _packed(config: Config, directory: pathlib.Path) -> dataset.PackedDataset:
         f'its host, run: {command}'
       )
   return packed
+
+
+def _own_arguments(arguments: list[str]) -> list[str]:
+  """The arguments without those that tell processes apart."""
+  shared = []
+  for name, value in zip(arguments, [*arguments[1:], ''], strict=True):
+    if name.startswith(('--config', '--workdir')):
+      # `--workdir DIR` is two arguments, `--workdir=DIR` is one.
+      shared += [name] if '=' in name else [name, value]
+  return shared
 
 
 class _Run:
@@ -124,6 +145,7 @@ class _Run:
     )
     self.evaluator = evaluate.Evaluator(config, self.steps, engine, packed.eval)
     self.window = metrics.Window()
+    self._is_profiling = False
     # What a run remembers beside its state, stored in every checkpoint.
     self.memory: dict[str, float] = {}
     self.resumed_from: int | None = None
@@ -166,6 +188,8 @@ class _Run:
       with preemption.StopRequest() as stop:
         self._loop(stop)
     finally:
+      if self._is_profiling:
+        jax.profiler.stop_trace()
       self.checkpoints.close()
       if self.writer is not None:
         self.writer.close()
@@ -173,6 +197,7 @@ class _Run:
     content = summary.make(
       self.config,
       self.steps,
+      self.packed,
       state,
       num_devices=self.engine.num_devices,
       resumed_from=self.resumed_from,
@@ -181,21 +206,16 @@ class _Run:
     )
     if self.writer is not None:
       summary.write(self.workdir.summary_json, content)
-      known = self._known(state.importance)
       print(
         summary.page(
           content,
-          self.workdir.path,
-          self.packed.tokenizer,
-          state.importance,
-          known,
+          self.config,
+          self.workdir,
+          self.packed,
         ),
         flush=True,
       )
     return content
-
-  def _known(self, table: np.ndarray) -> np.ndarray | None:
-    return self.steps.policy.known(table, self.packed.unigram_counts)
 
   def _loop(self, stop: preemption.StopRequest) -> None:
     """Steps from where the state is to `train.num_steps`."""
@@ -224,7 +244,7 @@ class _Run:
       for done in range(start + 1, num_steps + 1):
         self._profile(done - 1)
         self.state, measured = train_step(self.state, feed.batch(done - 1))
-        self.window.add(done, measured)
+        self.window.add(measured)
         self.speed.add_step()
         is_last = done == num_steps
         must_stop = stop.requested(done) and not is_last
@@ -255,9 +275,11 @@ class _Run:
     start, _, stop = self.config.train.profile_steps.partition(':')
     if start and step == int(start):
       jax.profiler.start_trace(str(self.workdir.path / 'profile'))
-    elif start and step == int(stop):
+      self._is_profiling = True
+    elif self._is_profiling and step == int(stop):
       jax.block_until_ready(self.state)
       jax.profiler.stop_trace()
+      self._is_profiling = False
 
   def _check_finite(self, done: int) -> None:
     """Waits for the steps so far; stops where too many were skipped."""
@@ -277,7 +299,7 @@ class _Run:
     row = self.window.means() | self.speed.row(feed.take_waited())
     row['drop/layer_tokens_kept'] = self.steps.layer_tokens_kept
     table = self.engine.fetch(self.state.importance)
-    known = self._known(table)
+    known = self.steps.policy.known(table, self.packed.unigram_counts)
     if known is not None:
       row |= metrics.table_quantiles(table, known)
     self.window.clear()

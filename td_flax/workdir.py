@@ -7,26 +7,34 @@ checkpoints/       a folder per step
 tokenizer/         tokenizer.model, a copy
 tensorboard/       event files
 data/              the packed dataset, unless `data.dir` says otherwise
+.lock              held by the process that writes all of this
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
-import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from td_flax import artifacts, errors, progress
 from td_flax import config as config_lib
-from td_flax import errors
 
 # What a resumed run may change: nothing that changes what is learned.
 _CHANGEABLE_SECTION = 'log.'
 _CHANGEABLE = frozenset({
-  'name',
   'checkpoint.keep',
   'checkpoint.keep_best',
   'train.profile_steps',
   'data.dir',
   'data.tfds_dir',
+})  # fmt: skip
+# What weights may be used with, whatever they were trained with.
+_SAME_MODEL = frozenset({
+  'model.dropout',
+  'model.attention_dropout',
+  'model.dtype',
 })  # fmt: skip
 
 
@@ -46,6 +54,37 @@ class Workdir:
     self.tokenizer = self.path / 'tokenizer'
     self.tensorboard = self.path / 'tensorboard'
     self.data = self.path / 'data'
+    self._lock = self.path / '.lock'
+
+  @contextlib.contextmanager
+  def lock(self) -> Iterator[None]:
+    """Keeps other processes out; makes the folder where it is missing.
+
+    Process 0 holds it around everything that writes here, `check` included:
+    what another process claims after a check is not seen. The kernel lets go
+    of it when the process ends, however it ends, so it is never stale. It
+    needs a POSIX system; a file system without locks costs a warning.
+
+    Raises:
+      errors.CheckpointError: another process holds it, or the folder cannot
+        be written.
+    """
+    with contextlib.ExitStack() as stack:
+      with self._clear_errors():
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(self._lock.open('ab'))
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise errors.CheckpointError(
+          f'{self.path}: another process is using this workdir'
+        ) from error
+      except OSError as error:
+        progress.write_line(
+          f'warning: {self._lock}: cannot be locked ({error.strerror}); start '
+          'no second run in this workdir'
+        )
+      yield
 
   def check(
     self, config: config_lib.Config, fingerprints: dict[str, str] | None = None
@@ -64,23 +103,12 @@ class Workdir:
     if not self.config_json.exists():
       self._refuse_foreign()
       return
-    there = self._read()
-    config_there, prints_there = there['config'], there['fingerprints']
-    # A key that is younger than the workdir had the effect of its default.
-    old = config_lib.flatten(config_lib.Config()) | config_there
-    new = config_lib.flatten(config)
-    differences = [
-      _difference(key, old.get(key), new.get(key))
-      for key in sorted(old.keys() | new.keys())
-      if not _is_changeable(key) and old.get(key) != new.get(key)
-    ] + [
-      _difference(f'fingerprint of the {name}', prints_there.get(name), value)
-      for name, value in (fingerprints or {}).items()
-      if prints_there.get(name) != value
-    ]
+    differences = self._differences(
+      config, fingerprints or {}, is_compared=lambda x: not _is_changeable(x)
+    )
     if differences:
       raise errors.CheckpointError(
-        f'{self.path}: belongs to another run: {"; ".join(differences)}; '
+        f'{self.path}: belongs to another run: {differences}; '
         'use another --workdir'
       )
 
@@ -90,7 +118,9 @@ class Workdir:
     fingerprints: dict[str, str],
     tokenizer_model: pathlib.Path,
   ) -> None:
-    """Makes the folder this run's, once `check` accepts it. One process only.
+    """Makes the folder this run's. One process only, with the `lock`.
+
+    It replaces what is there: `check`, with the fingerprints, comes first.
 
     Args:
       config: the run's config.
@@ -99,22 +129,25 @@ class Workdir:
       tokenizer_model: copied to `tokenizer/tokenizer.model`.
 
     Raises:
-      errors.CheckpointError: as `check`, or the folder cannot be written.
+      errors.CheckpointError: the folder cannot be written.
     """
-    self.check(config, fingerprints)
-    try:
+    content = {
+      'config': config_lib.flatten(config),
+      'fingerprints': fingerprints,
+    }
+    text = json.dumps(content, indent=2) + '\n'
+    with self._clear_errors():
       self.tokenizer.mkdir(parents=True, exist_ok=True)
-      new = self.tokenizer / 'tokenizer.model.new'
-      shutil.copyfile(tokenizer_model, new)
-      new.replace(self.tokenizer / 'tokenizer.model')
+      artifacts.write_atomically(
+        self.tokenizer / 'tokenizer.model', tokenizer_model.read_bytes()
+      )
       # Last: with it the folder is a workdir.
-      content = {
-        'config': config_lib.flatten(config),
-        'fingerprints': fingerprints,
-      }
-      new = self.path / 'config.json.new'
-      new.write_text(json.dumps(content, indent=2) + '\n')
-      new.replace(self.config_json)
+      artifacts.write_atomically(self.config_json, text.encode())
+
+  @contextlib.contextmanager
+  def _clear_errors(self) -> Iterator[None]:
+    try:
+      yield
     except OSError as error:
       raise errors.CheckpointError(
         f'{self.path}: cannot be used as a workdir: {error}'
@@ -122,20 +155,43 @@ class Workdir:
 
   def _refuse_foreign(self) -> None:
     # A first run that was killed before `claim` leaves these.
-    own = {self.data.name, self.tokenizer.name, 'config.json.new'}
-    try:
+    own = {
+      self.data.name,
+      self.tokenizer.name,
+      self._lock.name,
+      'config.json.tmp',
+    }
+    foreign = []
+    with self._clear_errors(), contextlib.suppress(FileNotFoundError):
       foreign = sorted(x.name for x in self.path.iterdir() if x.name not in own)
-    except FileNotFoundError:
-      return
-    except OSError as error:
-      raise errors.CheckpointError(
-        f'{self.path}: cannot be used as a workdir: {error.strerror}'
-      ) from error
     if foreign:
       raise errors.CheckpointError(
         f'{self.path}: not a workdir (no config.json) and not empty (holds '
         f'{foreign[0]}); use another --workdir'
       )
+
+  def _differences(
+    self,
+    config: config_lib.Config,
+    fingerprints: dict[str, str],
+    *,
+    is_compared: Callable[[str], bool],
+  ) -> str:
+    """Where the run that made this folder differs; '' where it does not."""
+    there = self._read()
+    # A key that is younger than the workdir had the effect of its default.
+    old = config_lib.flatten(config_lib.Config()) | there['config']
+    new = config_lib.flatten(config)
+    keys = sorted(filter(is_compared, old.keys() | new.keys()))
+    triples = [(key, old.get(key), new.get(key)) for key in keys] + [
+      (f'fingerprint of the {name}', there['fingerprints'].get(name), value)
+      for name, value in fingerprints.items()
+    ]
+    return '; '.join(
+      f'{name}={before!r} there, {here!r} here'
+      for name, before, here in triples
+      if before != here
+    )
 
   def _read(self) -> dict[str, dict[str, Any]]:
     try:
@@ -145,13 +201,48 @@ class Workdir:
       raise errors.CheckpointError(
         f'{self.config_json}: not readable as the config of a run '
         f'({type(error).__name__}: {error}); bring it back or use another '
-        '--workdir'
+        'workdir'
       ) from error
+
+
+def check_same_model(
+  path: pathlib.Path, config: config_lib.Config, tokenizer_fingerprint: str
+) -> None:
+  """Refuses weights to start from that this run's model would misread.
+
+  Shapes alone do not tell: `model.norm_eps` or another tokenizer of the same
+  size leave them as they are.
+
+  Args:
+    path: `train.init_from`: a workdir or one of its `checkpoints/<step>`.
+    config: the config of the run that is to start from them.
+    tokenizer_fingerprint: that run's.
+
+  Raises:
+    errors.ConfigError: `path` does not exist.
+    errors.CheckpointError: it is something else, or another model was trained
+      there.
+  """
+  where = f'train.init_from={str(path)!r}'
+  if not os.path.exists(path):
+    raise errors.ConfigError(f'{where}: does not exist')
+  whole = path.absolute()
+  is_step = whole.parent.name == 'checkpoints' and whole.name.isdecimal()
+  source = Workdir(whole.parents[1] if is_step else whole)
+  has_steps = any(x.name.isdecimal() for x in source.checkpoints.glob('*'))
+  if not (has_steps and source.config_json.exists()):
+    raise errors.CheckpointError(
+      f'{where}: neither a workdir with checkpoints nor one of its '
+      'checkpoints/<step>'
+    )
+  differences = source._differences(
+    config,
+    {'tokenizer': tokenizer_fingerprint},
+    is_compared=lambda x: x.startswith('model.') and x not in _SAME_MODEL,
+  )
+  if differences:
+    raise errors.CheckpointError(f'{where}: holds another model: {differences}')
 
 
 def _is_changeable(key: str) -> bool:
   return key.startswith(_CHANGEABLE_SECTION) or key in _CHANGEABLE
-
-
-def _difference(key: str, there: Any, here: Any) -> str:
-  return f'{key}={there!r} there, {here!r} here'

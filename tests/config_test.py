@@ -30,7 +30,7 @@ def experiment(path):
 def test_every_shipped_config_is_valid_and_named_like_its_file(path):
   raw = experiment(path)
   if path.stem == 'bert_mini_text':
-    with pytest.raises(errors.ConfigError, match='data.files'):
+    with pytest.raises(errors.ConfigError, match=r'data\.files'):
       config_lib.load(raw)
     raw.data.files = 'my_texts/*.txt'
   assert config_lib.load(raw).name == path.stem

@@ -1,9 +1,16 @@
 """Eight CPU devices, strict broadcasting, deterministic property tests."""
 
 import os
+import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+# The models here are tiny and compiling them is most of the work: compile
+# without costly passes, and what several processes share only once.
+os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+_CACHE = tempfile.TemporaryDirectory(prefix='td_flax_jax_cache_')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _CACHE.name)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 import hypothesis
 import jax

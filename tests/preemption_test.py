@@ -1,10 +1,10 @@
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
-import jax
 import pytest
-from jax.experimental import multihost_utils
 
 from td_flax import errors, preemption
 
@@ -25,6 +25,23 @@ try:
         raise errors.Stopped('stopped')
 except errors.Stopped as error:
   sys.exit(error.exit_code)
+"""
+
+_ONE_OF_TWO = """
+import itertools, sys
+import jax
+from td_flax import preemption
+
+port, index = sys.argv[1:]
+jax.config.update('jax_platforms', 'cpu')
+jax.distributed.initialize(f'127.0.0.1:{port}', 2, int(index))
+assert jax.process_count() == 2
+with preemption.StopRequest() as stop:
+  print('steps', flush=True)
+  for step in itertools.count(1):
+    if stop.requested(step):
+      print('saved at', step)
+      sys.exit(75)
 """
 
 
@@ -79,30 +96,45 @@ def test_handlers_come_back_after_a_stop():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_several_processes_stop_where_jax_says(monkeypatch):
-  """SIGTERM belongs to jax's notifier, and SIGINT is passed on to it."""
-  told, asked = [], []
-  previous = signal.signal(
-    signal.SIGTERM, lambda number, _: told.append(number)
-  )
+def free_port():
+  with socket.socket() as server:
+    server.bind(('127.0.0.1', 0))
+    return server.getsockname()[1]
 
-  def sync_point(step):
-    asked.append(step)
-    return step == 6
 
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(
-    multihost_utils, 'reached_preemption_sync_point', sync_point
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_processes_stop_at_the_same_step(number):
+  """One of two is told, and both stop."""
+  port = free_port()
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', _ONE_OF_TWO, str(port), str(index)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  killer = threading.Timer(
+    30, lambda: [process.kill() for process in processes]
   )
+  killer.start()
   try:
-    with preemption.StopRequest() as stop:
-      signal.raise_signal(signal.SIGINT)
-      assert told == [signal.SIGTERM]
-      stopped = [step for step in range(1, 8) if stop.requested(step)]
+    for process in processes:
+      assert process.stdout.readline() == 'steps\n'
+    processes[1].send_signal(number)
+    ends = [process.communicate() for process in processes]
   finally:
-    signal.signal(signal.SIGTERM, previous)
-  assert stopped == [6]
-  assert asked == [*range(1, 8)]
+    killer.cancel()
+    for process in processes:
+      process.kill()
+      process.communicate()
+  assert [process.returncode for process in processes] == [75, 75], ends
+  (one, _), (other, told) = ends
+  assert one == other
+  assert int(one.removeprefix('saved at ')) > 0
+  is_ours = number == signal.SIGINT  # SIGTERM never reaches Python here
+  assert ('stopping after this step' in told) == is_ours
 
 
 def test_the_exit_code_says_try_again():

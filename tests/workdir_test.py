@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import pathlib
 
 import pytest
 
@@ -56,7 +58,7 @@ def test_checking_writes_nothing(run):
 def test_the_same_run_may_come_back(run, model):
   run.claim(config_lib.Config(), PRINTS, model)
   before = content(run)
-  run.check(config_lib.Config())
+  run.check(config_lib.Config(), PRINTS)
   run.claim(config_lib.Config(), PRINTS, model)
   assert content(run) == before
 
@@ -64,7 +66,6 @@ def test_the_same_run_may_come_back(run, model):
 @pytest.mark.parametrize(
   ('section', 'values'),
   [
-    (None, {'name': 'renamed'}),
     ('log', {'every': 7, 'tensorboard': False}),
     ('checkpoint', {'keep': 9, 'keep_best': False}),
     ('train', {'profile_steps': '10:13'}),
@@ -74,6 +75,7 @@ def test_the_same_run_may_come_back(run, model):
 def test_a_resume_may_change_what_is_not_learned(run, model, section, values):
   run.claim(config_lib.Config(), PRINTS, model)
   config = changed(section, **values)
+  run.check(config, PRINTS)
   run.claim(config, PRINTS, model)
   saved = json.loads(run.config_json.read_text())['config']
   assert saved == config_lib.flatten(config)
@@ -82,6 +84,7 @@ def test_a_resume_may_change_what_is_not_learned(run, model, section, values):
 @pytest.mark.parametrize(
   ('section', 'values', 'said'),
   [
+    (None, {'name': 'renamed'}, "name='unnamed' there, 'renamed' here"),
     ('train', {'num_steps': 5}, 'train.num_steps=1000000 there, 5 here'),
     ('drop', {'keep': 0.25}, 'drop.keep=0.5 there, 0.25 here'),
     ('checkpoint', {'every': 3}, 'checkpoint.every=10000 there, 3 here'),
@@ -92,15 +95,11 @@ def test_a_resume_may_change_what_is_not_learned(run, model, section, values):
 def test_another_config_is_refused(run, model, section, values, said):
   run.claim(config_lib.Config(), PRINTS, model)
   before = content(run)
-  for attempt in (
-    lambda: run.check(changed(section, **values)),
-    lambda: run.claim(changed(section, **values), PRINTS, model),
-  ):
-    with pytest.raises(errors.CheckpointError) as error:
-      attempt()
-    assert said in str(error.value)
-    assert str(run.path) in str(error.value)
-    assert '\n' not in str(error.value)
+  with pytest.raises(errors.CheckpointError) as error:
+    run.check(changed(section, **values), PRINTS)
+  assert said in str(error.value)
+  assert str(run.path) in str(error.value)
+  assert '\n' not in str(error.value)
   assert content(run) == before
 
 
@@ -146,11 +145,11 @@ def test_an_unreadable_config_is_refused(run, model, text):
   assert run.config_json.read_text() == text
 
 
-def test_a_folder_of_something_else_is_refused(run, model):
+def test_a_folder_of_something_else_is_refused(run):
   run.path.mkdir(parents=True)
   (run.path / 'thesis.tex').write_text('dear')
   with pytest.raises(errors.CheckpointError, match=r'holds thesis\.tex'):
-    run.claim(config_lib.Config(), PRINTS, model)
+    run.check(config_lib.Config(), PRINTS)
   assert [x.name for x in run.path.iterdir()] == ['thesis.tex']
 
 
@@ -161,10 +160,12 @@ def test_a_file_is_refused(run, model):
     run.check(config_lib.Config())
 
 
-def test_a_run_killed_while_preparing_data_may_come_back(run, model):
-  run.data.mkdir(parents=True)
-  (run.data / 'shard').write_text('rows')
-  run.tokenizer.mkdir()
+def test_a_run_killed_before_it_claims_may_come_back(run, model):
+  with run.lock():
+    run.data.mkdir()
+    (run.data / 'shard').write_text('rows')
+    run.tokenizer.mkdir()
+    (run.path / 'config.json.tmp').write_text('{"conf')
   run.check(config_lib.Config())
   run.claim(config_lib.Config(), PRINTS, model)
   assert run.config_json.exists()
@@ -176,3 +177,117 @@ def test_a_missing_copy_of_the_tokenizer_comes_back(run, model):
   run.claim(config_lib.Config(), PRINTS, model)
   copy = run.tokenizer / 'tokenizer.model'
   assert copy.read_bytes() == model.read_bytes()
+
+
+def test_a_workdir_is_for_one_process_at_a_time(run):
+  with run.lock():
+    with (
+      pytest.raises(errors.CheckpointError) as error,
+      workdir.Workdir(run.path).lock(),
+    ):
+      pytest.fail('two hold the lock')
+    assert str(error.value) == (
+      f'{run.path}: another process is using this workdir'
+    )
+  with workdir.Workdir(run.path).lock():
+    pass
+
+
+def test_a_lock_ends_with_an_error(run):
+  with pytest.raises(ZeroDivisionError), run.lock():
+    raise ZeroDivisionError
+  with run.lock():
+    pass
+
+
+def test_a_workdir_that_cannot_be_made_is_not_locked(run):
+  run.path.parent.write_text('in the way')
+  with pytest.raises(errors.CheckpointError, match='cannot be used'):
+    run.lock().__enter__()
+
+
+def test_a_file_system_without_locks_costs_a_warning(run, monkeypatch, capsys):
+  def flock(file, operation):
+    raise OSError(errno.ENOTSUP, 'Operation not supported')
+
+  monkeypatch.setattr(workdir.fcntl, 'flock', flock)
+  with run.lock():
+    pass
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == (
+    f'warning: {run.path / ".lock"}: cannot be locked (Operation not '
+    'supported); start no second run in this workdir'
+  )
+
+
+@pytest.fixture
+def source(run, model):
+  """The workdir of a run that has a checkpoint."""
+  run.claim(config_lib.Config(), PRINTS, model)
+  (run.checkpoints / '9').mkdir(parents=True)
+  return run
+
+
+@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
+def test_weights_of_the_same_model_are_accepted(source, place):
+  for config in (
+    changed('drop', policy='importance'),
+    changed('train', seed=4, batch_size=8),
+    changed('model', dropout=0.5, attention_dropout=0.0, dtype='bfloat16'),
+  ):
+    workdir.check_same_model(source.path / place, config, 'aa')
+
+
+@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
+@pytest.mark.parametrize(
+  ('values', 'tokenizer', 'said'),
+  [
+    ({'norm': 'pre'}, 'aa', "model.norm='post' there, 'pre' here"),
+    ({'num_heads': 6}, 'aa', 'model.num_heads=12 there, 6 here'),
+    ({}, 'cc', "fingerprint of the tokenizer='aa' there, 'cc' here"),
+    (
+      {'norm_eps': 0.5, 'restart_positions': False},
+      'aa',
+      'model.norm_eps=1e-12 there, 0.5 here; '
+      'model.restart_positions=True there, False here',
+    ),
+  ],
+)
+def test_weights_of_another_model_are_refused(
+  source, place, values, tokenizer, said
+):
+  path = source.path / place
+  with pytest.raises(errors.CheckpointError) as error:
+    workdir.check_same_model(path, changed('model', **values), tokenizer)
+  assert str(error.value) == (
+    f'train.init_from={str(path)!r}: holds another model: {said}'
+  )
+
+
+def test_weights_from_a_path_that_is_not_there(tmp_path):
+  path = tmp_path / 'typo'
+  with pytest.raises(errors.ConfigError) as error:
+    workdir.check_same_model(path, config_lib.Config(), 'aa')
+  assert str(error.value) == f'train.init_from={str(path)!r}: does not exist'
+
+
+def test_weights_from_something_else_are_refused(tmp_path):
+  with pytest.raises(errors.CheckpointError) as error:
+    workdir.check_same_model(tmp_path, config_lib.Config(), 'aa')
+  assert str(error.value) == (
+    f'train.init_from={str(tmp_path)!r}: neither a workdir with checkpoints '
+    'nor one of its checkpoints/<step>'
+  )
+
+
+def test_a_workdir_without_checkpoints_has_no_weights(source):
+  (source.checkpoints / '9').rename(source.checkpoints / '9.damaged')
+  with pytest.raises(errors.CheckpointError, match='with checkpoints nor'):
+    workdir.check_same_model(source.path, config_lib.Config(), 'aa')
+
+
+def test_a_source_may_be_relative(source, monkeypatch):
+  monkeypatch.chdir(source.checkpoints / '9')
+  workdir.check_same_model(pathlib.Path(), config_lib.Config(), 'aa')
+  with pytest.raises(errors.CheckpointError, match=r"from='\.': holds"):
+    workdir.check_same_model(pathlib.Path(), config_lib.Config(), 'cc')

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import errors
-from td_flax.data import artifacts, corpora, dataset, packing, tokenizer
+from td_flax import artifacts, errors
+from td_flax.data import corpora, dataset, packing, tokenizer
 
 RECORDS = 'blocks'
 
@@ -83,14 +83,14 @@ def sample_block(
   """Finds a block's train documents with the smallest keys.
 
   Args:
-    block: the text.
+    block: the text; its blank documents count for nothing.
     seed: of the keys.
     held_out: the share of held-out documents.
     below: keys from here on are of no interest.
   """
   count = collections.Counter()
   found = []
-  for text in block.documents():
+  for text in filter(str.strip, block.documents()):
     key = document_key(text, seed)
     train = not is_held_out(key, held_out)
     count[train] += 1
@@ -121,23 +121,26 @@ def pack_block(
     for split in dataset.SPLITS
   }
   totals = {split: collections.Counter() for split in dataset.SPLITS}
-  long_documents = []
-  for text, ids in _encode(block.documents(), vocabulary):
+  long_documents, empty = [], []
+  for i, (text, ids) in enumerate(_encode(block.documents(), vocabulary)):
     num_bytes = len(text.encode())
     key = document_key(text, job.seed)
     split = 'eval' if is_held_out(key, held_out) else 'train'
     packers[split].add(ids)
     totals[split]['text_bytes'] += num_bytes
     totals[split]['documents' if len(ids) else 'empty_documents'] += 1
+    if not len(ids):
+      empty.append(i)
     if num_bytes > _LONG_BYTES:
       long_documents.append(
-        f'{block.name}: a document of {num_bytes / 1e6:.1f} MB begins with '
+        f'{block.place(i)}: a document of {num_bytes / 1e6:.1f} MB begins with '
         f'{text[:40]!r}'
       )
   record = {
     'build': job.build,
     'source': source,
     'long_documents': long_documents,
+    'first_empty_document': block.place(empty[0]) if empty else None,
     'counts': None,
     'splits': {},
   }
@@ -201,9 +204,9 @@ def _count(rows: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _write(job: Job, file: str, array: np.ndarray) -> dict[str, Any]:
-  content = artifacts.npy(array)
-  artifacts.write_atomically(job.directory / file, content)
-  return artifacts.described(file, content)
+  return {'file': file} | artifacts.write_atomically(
+    job.directory / file, array
+  )
 
 
 def _record_file(number: int) -> str:

@@ -25,11 +25,14 @@ class Block(Protocol):
     """Bytes of text, for a progress bar; an estimate for TFDS."""
 
   def documents(self) -> Iterator[str]:
-    """Yields documents in order; each holds a visible character.
+    """Yields documents in order, also those that are blank.
 
     Raises:
       errors.DataError: the text is damaged; names the file and the line.
     """
+
+  def place(self, index: int) -> str:
+    """Names the document that `documents` yields after `index` others."""
 
 
 class Source(Protocol):
@@ -80,9 +83,9 @@ def parse(
 
   Raises:
     errors.ConfigError: an entry is empty, its weight is not a positive number,
-      or two entries read the same file.
-    errors.DataError: an entry names no file, a file of an unknown kind, or a
-      TFDS dataset that is not there or cannot be read.
+      it names no file, a file of an unknown kind, a split or field that is not
+      there, or two entries read the same file.
+    errors.DataError: a TFDS dataset is not there or cannot be read.
   """
   sources = []
   for entry in specs.split(','):

@@ -90,6 +90,10 @@ class EmbeddedBlock:
     """The documents as they are."""
     yield from self.texts
 
+  def place(self, index: int) -> str:
+    """The block and the document's number within it."""
+    return f'{self.name}, document {index}'
+
 
 def fingerprint() -> tuple[str, int]:
   """The sha256 over names and contents of the files read, and their bytes.

@@ -9,6 +9,7 @@ errors name the line of the (decompressed) file.
 import bz2
 import dataclasses
 import glob
+import itertools
 import json
 import lzma
 import os
@@ -33,6 +34,7 @@ _ENDS = {
   '.jsonl': re.compile(rb'\n'),
 }
 _BLANK_LINES = re.compile(rf'\n{_BLANK}\n')
+_BLANK_CHARACTERS = ' \t\r\f\v\n'
 _BOM = '\ufeff'
 
 # Objects with `decompress`, `eof` and `unused_data`, each for one stream.
@@ -97,14 +99,26 @@ class FileBlock:
 
   def documents(self) -> Iterator[str]:
     """Decodes and splits; raises errors.DataError with file and line."""
-    text = self._text()
-    if self.kind == '.txt':
-      pieces = _BLANK_LINES.split(text.replace('\r\n', '\n'))
-      documents = (piece.strip() for piece in pieces)
-    else:
-      lines = enumerate(text.split('\n'), self.first_line)
-      documents = (self._field(i, line) for i, line in lines if line.strip())
-    yield from (document for document in documents if document.strip())
+    return (document for _, document in self._numbered())
+
+  def place(self, index: int) -> str:
+    """The file and the number of the document's first line."""
+    number, _ = next(itertools.islice(self._numbered(), index, None))
+    return f'{self.path}:{number}'
+
+  def _numbered(self) -> Iterator[tuple[int, str]]:
+    text, number = self._text(), self.first_line
+    if self.kind == '.jsonl':
+      for i, line in enumerate(text.split('\n'), number):
+        if line.strip():
+          yield i, self._field(i, line)
+      return
+    for piece in _BLANK_LINES.split(text.replace('\r\n', '\n')):
+      document = piece.lstrip(_BLANK_CHARACTERS)
+      if document:
+        skipped = piece.count('\n', 0, len(piece) - len(document))
+        yield number + skipped, document.strip()
+      number += piece.count('\n') + 2  # and those of the blank line behind it
 
   def _text(self) -> str:
     try:
@@ -170,13 +184,13 @@ def find(
   """The source of a glob.
 
   Raises:
-    errors.DataError: no file matches, or one is of an unknown kind.
+    errors.ConfigError: no file matches, or one is of an unknown kind.
   """
   paths = matches(spec)
   if not paths:
     is_directory = os.path.isdir(os.path.expanduser(spec))
     pattern = os.path.join(spec, '*.txt')
-    raise errors.DataError(
+    raise errors.ConfigError(
       f'{key}: {spec} is a directory; name its files, for example {pattern}'
       if is_directory
       else f'{key}: no file matches {spec!r} (from {os.getcwd()})'
@@ -184,7 +198,7 @@ def find(
   for path in paths:
     kind, _ = _kind(path)
     if kind not in _ENDS:
-      raise errors.DataError(
+      raise errors.ConfigError(
         f'{key}: {path}: unknown kind of file; valid are '
         f'{" and ".join(_ENDS)}, plain or with {", ".join(_DECOMPRESSORS)}'
       )

@@ -8,8 +8,8 @@ config alone, not on the number of workers or on interruptions.
 """
 
 import contextlib
+import dataclasses
 import fcntl
-import heapq
 import json
 import os
 import pathlib
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import config, errors, progress
-from td_flax.data import artifacts, blocks, corpora, dataset, tokenizer, workers
+from td_flax import artifacts, config, errors, progress
+from td_flax.data import blocks, corpora, dataset, sample, tokenizer, workers
 
 _BUILD = 'build.json'
 _LISTED_WARNINGS = 10
@@ -44,14 +44,18 @@ def prepare(
   Raises:
     errors.ConfigError: a key of `data` cannot work.
     errors.DataError: the text, the tokenizer or the directory cannot be used.
-    errors.Stopped: interrupted from the keyboard; the same call goes on.
+    errors.Stopped: Ctrl-C or SIGTERM; the same call goes on.
   """
   try:
-    if _is_complete(data, directory):
+    if is_complete(data, directory):
       return dataset.load(directory)
+    corpus = _find(data)  # before anything is written
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
-      _build(data, directory, num_workers or len(os.sched_getaffinity(0)))
+    with (
+      _locked(directory),
+      workers.pool(num_workers or workers.usable_cores()) as run,
+    ):
+      _build(data, corpus, directory, run)
     return dataset.load(directory)
   except OSError as error:
     raise errors.DataError(
@@ -60,7 +64,13 @@ def prepare(
     ) from error
 
 
-def _is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
+def is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
+  """Whether `directory` holds the dataset of `data` with all its files.
+
+  Raises:
+    errors.ConfigError: `data.tokenizer` is no file.
+    errors.DataError: it holds another dataset.
+  """
   if not (directory / dataset.MANIFEST).exists():
     return False
   dataset.check(directory, data)
@@ -82,9 +92,16 @@ def _locked(directory: pathlib.Path) -> Iterator[None]:
     os.close(descriptor)
 
 
-def _build(
-  data: config.DataConfig, directory: pathlib.Path, num_workers: int
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Corpus:
+  """What a config names, and what identifies a build of it."""
+
+  sources: list[corpora.Source]
+  eval_sources: list[corpora.Source]
+  wanted: dict[str, Any]
+
+
+def _find(data: config.DataConfig) -> _Corpus:
   sources, eval_sources = _parse(data)
   wanted = {
     'format_version': dataset.FORMAT_VERSION,
@@ -93,39 +110,47 @@ def _build(
     'eval_sources': [_describe(source) for source in eval_sources],
     'sequence_length': data.sequence_length,
   }
-  held_out = 0.0 if eval_sources else data.eval_fraction
-  with workers.pool(num_workers) as run:
-    total = None
-    path = directory / _BUILD
-    if path.exists():
-      build = _resume(path, wanted)
+  return _Corpus(sources, eval_sources, wanted)
+
+
+def _build(
+  data: config.DataConfig,
+  corpus: _Corpus,
+  directory: pathlib.Path,
+  run: workers.Runner,
+) -> None:
+  held_out = 0.0 if corpus.eval_sources else data.eval_fraction
+  total = None
+  path = directory / _BUILD
+  if path.exists():
+    build = _resume(path, corpus.wanted)
+  else:
+    _refuse_foreign(directory)
+    if data.tokenizer in tokenizer.TRAINED_KINDS:
+      vocabulary, total = _train(data, corpus, held_out, run)
     else:
-      _refuse_foreign(directory)
-      if data.tokenizer in tokenizer.TRAINED_KINDS:
-        vocabulary, total = _train(data, sources, held_out, run)
-      else:
-        vocabulary = tokenizer.load(data.tokenizer)
-      vocabulary.save(directory / dataset.TOKENIZER)
-      build = wanted | {
-        'tokenizer': {
-          'fingerprint': vocabulary.fingerprint,
-          'vocab_size': vocabulary.vocab_size,
-          'special': vars(vocabulary.special),
-        }
+      vocabulary = tokenizer.load(data.tokenizer)
+    vocabulary.save(directory / dataset.TOKENIZER)
+    build = corpus.wanted | {
+      'tokenizer': {
+        'fingerprint': vocabulary.fingerprint,
+        'vocab_size': vocabulary.vocab_size,
+        'special': vars(vocabulary.special),
       }
-      artifacts.write_atomically(path, _json(build))
-    job = blocks.Job(
-      directory=directory,
-      build=artifacts.fingerprint(build),
-      tokenizer=build['tokenizer']['fingerprint'],
-      sequence_length=data.sequence_length,
-      seed=data.seed,
-    )
-    parts = [(i, held_out, x) for i, x in enumerate(sources)]
-    parts += [(i, 1.0, x) for i, x in enumerate(eval_sources)]
-    with progress.Progress(total and total / 1e6, 'packing', 'MB') as bar:
-      records = _pack(job, parts, run, bar)
-      _report(records, bar)
+    }
+    artifacts.write_atomically(path, _json(build))
+  job = blocks.Job(
+    directory=directory,
+    build=artifacts.fingerprint(build),
+    tokenizer=build['tokenizer']['fingerprint'],
+    sequence_length=data.sequence_length,
+    seed=data.seed,
+  )
+  parts = [(i, held_out, x) for i, x in enumerate(corpus.sources)]
+  parts += [(i, 1.0, x) for i, x in enumerate(corpus.eval_sources)]
+  with progress.Progress(total and total / 1e6, 'packing', 'MB') as bar:
+    records = _pack(job, parts, run, bar)
+    _report(records, bar)
   _finish(data, directory, build, records)
 
 
@@ -198,18 +223,18 @@ def _refuse_foreign(directory: pathlib.Path) -> None:
 
 def _train(
   data: config.DataConfig,
-  sources: list[corpora.Source],
+  corpus: _Corpus,
   held_out: float,
   run: workers.Runner,
 ) -> tuple[tokenizer.Tokenizer, int]:
   """Trains on the sample; also counts the bytes of all blocks."""
-  sample = Sample(data.tokenizer_sample_mb * 10**6)
+  drawn = sample.Sample(data.tokenizer_sample_mb * 10**6)
   num_bytes = num_train = num_eval = 0
 
   def tasks() -> Iterator[tuple[int, tuple]]:
-    for source in sources:
+    for source in corpus.sources:
       for block in source.blocks():
-        below = sample.below  # all that this block can still contribute
+        below = drawn.below  # all that this block can still contribute
         yield block.num_bytes, (block, data.seed, held_out, below)
 
   with progress.Progress(None, 'sampling', 'MB') as bar:
@@ -218,10 +243,12 @@ def _train(
       num_train += result.num_train
       num_eval += result.num_eval
       for key, text in result.documents:
-        sample.add(key, text)
+        drawn.add(key, text)
       bar.update(size / 1e6)
-  _require(data, num_train, 1 if data.eval_files else num_eval)
-  texts = sample.texts()
+    for source in corpus.eval_sources:
+      num_bytes += sum(block.num_bytes for block in source.blocks())
+  _require(data, None, num_train, 1 if data.eval_files else num_eval)
+  texts = drawn.texts()
   total = sum(len(text) for text in texts) / 1e6
   with progress.Progress(total, 'tokenizer', 'MB') as bar:
 
@@ -238,37 +265,6 @@ def _train(
       lowercase=data.lowercase,
     )
   return vocabulary, num_bytes
-
-
-class Sample:
-  """The documents with the smallest hashes, as many as fit into `limit` bytes.
-
-  Hashes are as good as random numbers, so this is a uniform sample; and it does
-  not depend on the order in which documents are added.
-  """
-
-  def __init__(self, limit: int) -> None:
-    self._limit = limit
-    self.below = 2**64  # a document needs a smaller hash to be of interest
-    self._heap: list[tuple[int, str]] = []  # largest hash first
-    self._num_bytes = 0
-
-  def add(self, key: int, text: str) -> None:
-    """Offers one document with its hash."""
-    if key >= self.below:
-      return
-    heapq.heappush(self._heap, (-key, text))
-    self._num_bytes += len(text.encode())
-    while self._num_bytes > self._limit or (
-      self._heap and -self._heap[0][0] >= self.below
-    ):
-      key, text = heapq.heappop(self._heap)
-      self._num_bytes -= len(text.encode())
-      self.below = -key
-
-  def texts(self) -> list[str]:
-    """The sample in the order of the hashes."""
-    return [text for _, text in sorted(self._heap, reverse=True)]
 
 
 def _pack(
@@ -307,12 +303,14 @@ def _report(records: list[dict[str, Any]], bar: progress.Progress) -> None:
   if len(long) > _LISTED_WARNINGS:
     bar.write(f'warning: {len(long) - _LISTED_WARNINGS} more such documents')
   empty = sum(
-    record['splits'][split]['empty_documents']
-    for record in records
-    for split in dataset.SPLITS
+    _summed(records, split)['empty_documents'] for split in dataset.SPLITS
   )
   if empty:
-    bar.write(f'warning: {empty:,} documents hold nothing to encode; left out')
+    first = next(filter(None, (x['first_empty_document'] for x in records)))
+    bar.write(
+      f'warning: {first}: a document holds nothing to encode; left out '
+      f'({empty:,} such documents in all)'
+    )
 
 
 def _finish(
@@ -323,22 +321,22 @@ def _finish(
 ) -> None:
   """Writes the unigram counts and, last of all, the manifest."""
   splits = {split: _summed(records, split) for split in dataset.SPLITS}
-  _require(data, splits['train']['rows'], splits['eval']['rows'])
+  _require(data, directory, splits['train']['rows'], splits['eval']['rows'])
   served = {shard['source'] for shard in splits['train']['shards']}
   for i, source in enumerate(build['sources']):
     if i not in served:
       raise errors.DataError(
-        f'data.files: {source["spec"]} holds no text to train on; remove it'
+        f'data.files: {source["spec"]} holds no text to train on; remove it '
+        f'and delete {directory}'
       )
   counts = np.zeros(build['tokenizer']['vocab_size'], np.int64)
   for record in records:
     if record['counts']:
       counts += np.load(directory / record['counts']['file'])
-  content = artifacts.npy(counts)
-  artifacts.write_atomically(directory / dataset.COUNTS, content)
+  written = artifacts.write_atomically(directory / dataset.COUNTS, counts)
   manifest = build | {
     'splits': splits,
-    'unigram_counts': artifacts.described(dataset.COUNTS, content),
+    'unigram_counts': {'file': dataset.COUNTS} | written,
   }
   path = directory / dataset.MANIFEST
   if path.exists() and dataset.read_manifest(directory) != manifest:
@@ -363,24 +361,33 @@ def _summed(records: list[dict[str, Any]], split: str) -> dict[str, Any]:
   return totals | {'shards': shards}
 
 
-def _require(data: config.DataConfig, num_train: int, num_eval: int) -> None:
-  """Refuses a corpus without train or without held-out text."""
+def _require(
+  data: config.DataConfig,
+  unfinished: pathlib.Path | None,
+  num_train: int,
+  num_eval: int,
+) -> None:
+  """Refuses a corpus without train or without held-out text.
+
+  Args:
+    data: the config.
+    unfinished: where a build lies that another value would have to replace.
+    num_train: documents or rows.
+    num_eval: documents or rows.
+  """
   if not num_train and (data.eval_files or not num_eval):
     raise errors.DataError(f'data.files={data.files!r}: holds no text')
-  if not num_train:
-    raise errors.DataError(
-      f'data.eval_fraction={data.eval_fraction}: holds out every document; '
-      'lower it'
-    )
-  if num_eval:
-    return
-  if data.eval_files:
+  if not num_eval and data.eval_files:
     raise errors.DataError(
       f'data.eval_files={data.eval_files!r}: holds no text'
     )
-  raise errors.DataError(
-    f'data.eval_fraction={data.eval_fraction}: holds out no document; raise it '
-    'and delete data.dir, or set data.eval_files'
+  if num_train and num_eval:
+    return
+  held_out, mend = ('no', 'raise') if num_train else ('every', 'lower')
+  delete = f' after deleting {unfinished}' if unfinished else ''
+  raise errors.ConfigError(
+    f'data.eval_fraction={data.eval_fraction}: holds out {held_out} document; '
+    f'{mend} it or set data.eval_files{delete}'
   )
 
 

@@ -42,9 +42,9 @@ def make_readable(name: str, tfds_dir: str) -> pathlib.Path:
     The folder of the dataset's version.
 
   Raises:
-    errors.ConfigError: `name` has another form.
-    errors.DataError: the dataset is unknown, cannot be downloaded, needs a
-      package that is missing, or its files are damaged.
+    errors.ConfigError: `name` has another form, or TFDS has no such dataset.
+    errors.DataError: the dataset cannot be downloaded, needs a package that is
+      missing, or its files are damaged.
   """
   parsed = tfds_source.parse_name(name.removeprefix('tfds:'), '--tfds')
   base = parsed.folder(tfds_dir)
@@ -63,6 +63,7 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
   An interrupted call leaves what it downloaded to the next one.
 
   Raises:
+    errors.ConfigError: see `make_readable`.
     errors.DataError: see `make_readable`.
   """
   import tensorflow_datasets as tfds
@@ -116,7 +117,7 @@ def _check_config(name: tfds_source.Name, valid: Collection[str]) -> None:
   if not name.config or name.config in valid:
     return
   near = difflib.get_close_matches(name.config, valid, n=5, cutoff=0)
-  raise errors.DataError(
+  raise errors.ConfigError(
     f'tfds:{name.name}/{name.config}: no such config; '
     + (
       f'the nearest of {len(valid)}: {", ".join(near)}' if near else 'none has'
@@ -148,7 +149,7 @@ def _builder_class(name: str) -> Any:
     return tfds.builder_cls(name)
   except registered.DatasetNotFoundError as error:
     near = difflib.get_close_matches(name, by_name, n=1)
-    raise errors.DataError(
+    raise errors.ConfigError(
       f'tfds:{name}: TFDS {tfds.__version__} has no such dataset'
       + (f'; did you mean {near[0]}?' if near else '')
     ) from error

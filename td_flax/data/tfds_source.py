@@ -161,24 +161,27 @@ class TfdsBlock:
 
   def documents(self) -> Iterator[str]:
     """Reads and decodes; raises errors.DataError with the record's number."""
-    for number, value in enumerate(self._values(), self.start):
-      where = f'{self.folder}: record {number:,} of split {self.split}'
+    for index, value in enumerate(self._values()):
       if isinstance(value, bytes):
         try:
           value = value.decode('utf-8')
         except UnicodeDecodeError as error:
           raise errors.DataError(
-            f'{where}: field {self.text_field!r}: {error}'
+            f'{self.place(index)}: field {self.text_field!r}: {error}'
           ) from error
       if not isinstance(value, str):
         raise errors.DataError(
-          f'{where}: field {self.text_field!r} must be text, is a '
+          f'{self.place(index)}: field {self.text_field!r} must be text, is a '
           f'{type(value).__name__}; set data.text_field'
         )
       if '_START_' in value:
         value = _MARKERS.sub('\n', value).strip()
-      if value.strip():
-        yield value
+      yield value
+
+  def place(self, index: int) -> str:
+    """The folder and the record's number."""
+    number = self.start + index
+    return f'{self.folder}: record {number:,} of split {self.split}'
 
   def _values(self) -> Iterator[Any]:
     split = f'{self.split}[{self.start}:{self.stop}]'
@@ -205,9 +208,10 @@ def find(
   """The source that `tfds:...` names.
 
   Raises:
-    errors.ConfigError: `spec` has another form.
-    errors.DataError: the dataset is not there, in another format, or without
-      the split or the field; names the command that prepares it.
+    errors.ConfigError: `spec` has another form, or the dataset is without the
+      split or the field.
+    errors.DataError: the dataset is not there or in another format; names the
+      command that prepares it.
   """
   name = parse_name(spec.removeprefix(PREFIX), key)
   base = name.folder(tfds_dir)
@@ -229,7 +233,7 @@ def find(
   splits = {split['name']: split for split in info.get('splits', [])}
   split = name.split or 'train'
   if split not in splits:
-    raise errors.DataError(
+    raise errors.ConfigError(
       f'{key}: {spec}: no split {split!r}; write '
       f'{spec.partition("@")[0]}@SPLIT with one of '
       f'{", ".join(splits) or "its splits (it has none)"}'
@@ -237,7 +241,7 @@ def find(
   features = _read_json(folder / 'features.json')
   fields = features.get('featuresDict', {}).get('features', {})
   if text_field not in fields:
-    raise errors.DataError(
+    raise errors.ConfigError(
       f'{key}: {spec}: no field {text_field!r}; set data.text_field to one of '
       f'{", ".join(fields) or "its fields (it has none)"}'
     )

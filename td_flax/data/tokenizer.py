@@ -19,8 +19,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import sentencepiece
 
-from td_flax import config, errors
-from td_flax.data import artifacts
+from td_flax import artifacts, config, errors
 
 FILE = 'tokenizer.model'
 TRAINED_KINDS = ('bpe', 'unigram')
@@ -195,13 +194,14 @@ def load(
     key: the config key that errors name.
 
   Raises:
-    errors.DataError: the file is missing or not a usable model.
+    errors.ConfigError: there is no such file, or it cannot be read.
+    errors.DataError: it is not a usable model.
   """
   origin = f'{key}={str(path)!r}'
   try:
     model = pathlib.Path(path).read_bytes()
   except OSError as error:
-    raise errors.DataError(
+    raise errors.ConfigError(
       f'{origin}: must be one of {", ".join(TRAINED_KINDS)} or the path of a '
       f'SentencePiece model ({error.strerror})'
     ) from error
@@ -220,9 +220,11 @@ def train(
     lowercase: whether upper and lower case are folded into one.
 
   Raises:
-    errors.DataError: the texts are empty, or allow no vocabulary of this size.
+    errors.ConfigError: the texts allow no vocabulary of this size.
+    errors.DataError: the texts are empty.
   """
-  sentences = _sentences(texts)
+  raised: list[BaseException] = []
+  sentences = _recorded(_sentences(texts), raised)
   first = next(sentences, None)
   if first is None:
     raise _no_text()
@@ -252,8 +254,21 @@ def train(
       minloglevel=_SILENT,
     )
   except RuntimeError as error:
+    if raised:  # by the texts, such as Ctrl-C: SentencePiece makes it its own
+      raise raised[0] from None
     raise _training_error(vocab_size, str(error)) from error
   return Tokenizer(model.getvalue(), f'data.tokenizer={kind!r}')
+
+
+def _recorded(
+  items: Iterator[str], raised: list[BaseException]
+) -> Iterator[str]:
+  """The same items; what they raise is also put into `raised`."""
+  try:
+    yield from items
+  except BaseException as error:
+    raised.append(error)
+    raise
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
@@ -271,14 +286,14 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
         yield line[start:]
 
 
-def _training_error(vocab_size: int, message: str) -> errors.DataError:
+def _training_error(vocab_size: int, message: str) -> errors.UserError:
   key = f'data.vocab_size={vocab_size}'
   if found := re.search(r'value <= (\d+)', message):
-    return errors.DataError(
+    return errors.ConfigError(
       f'{key}: too large for this text; the largest possible is {found[1]}'
     )
   if found := re.search(r'required_chars\. \d+ vs (\d+)', message):
-    return errors.DataError(
+    return errors.ConfigError(
       f'{key}: too small for the characters of this text; the smallest '
       f'possible is {found[1]}'
     )

@@ -46,12 +46,20 @@ class Runner:
         yield labels.pop(future), future.result()
 
 
+def usable_cores() -> int:
+  """How many cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def pool(num_workers: int) -> Iterator[Runner]:
   """Worker processes for as long as the context lasts.
 
   Raises:
-    errors.Stopped: Ctrl-C in the context; blocks under way are finished first.
+    errors.Stopped: Ctrl-C or SIGTERM in the context; blocks under way are
+      finished first.
     errors.DataError: a worker died.
   """
   executor = futures.ProcessPoolExecutor(
@@ -61,7 +69,8 @@ def pool(num_workers: int) -> Iterator[Runner]:
     initializer=_start,
   )
   try:
-    yield Runner(executor, _TASKS_PER_WORKER * num_workers)
+    with _sigterm_as_ctrl_c():
+      yield Runner(executor, _TASKS_PER_WORKER * num_workers)
   except KeyboardInterrupt:
     raise errors.Stopped(
       'interrupted while preparing data; finished blocks are kept, and the '
@@ -74,6 +83,19 @@ def pool(num_workers: int) -> Iterator[Runner]:
     ) from error
   finally:
     executor.shutdown(cancel_futures=True)  # waits for the blocks under way
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Python lets no other thread set handlers
+    return
+  previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    # None: it was not installed from Python and cannot be put back.
+    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _start() -> None:

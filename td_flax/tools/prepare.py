@@ -15,6 +15,7 @@ converted (and kept), a missing one is downloaded and generated:
 import pathlib
 
 from absl import flags as absl_flags
+from absl import logging
 
 from td_flax import errors, flags
 
@@ -53,6 +54,7 @@ def main() -> None:
       raise errors.ConfigError(f'--{name}: does not go with --tfds')
   from td_flax.data import tfds_generate
 
+  logging.set_verbosity(logging.WARNING)  # TFDS tells all that it tries
   folder = tfds_generate.make_readable(values.tfds, values.tfds_dir)
   print(f'tfds:{values.tfds}: ready in {folder}')
 
@@ -63,8 +65,10 @@ def _prepare(workdir: str) -> None:
   directory = pathlib.Path(config.data.dir or pathlib.Path(workdir, 'data'))
   from td_flax.data import prepare
 
+  was_there = prepare.is_complete(config.data, directory)
   packed = prepare.prepare(config.data, directory)
-  print(f'{directory}: {packed.fingerprint[:12]}')
+  state = 'was there already' if was_there else 'prepared'
+  print(f'{directory}: {packed.fingerprint[:12]}, {state}')
   print(
     f'  tokenizer  {packed.tokenizer.vocab_size:,} ids, '
     f'{packed.tokenizer.fingerprint[:12]}'

@@ -17,7 +17,7 @@ TEXTS = sorted(pydoc_data.topics.topics.values())[:12]
 @dataclasses.dataclass(frozen=True)
 class Block:
   texts: tuple[str, ...]
-  name: str = 'some.txt:0'
+  name: str = 'some.txt:0'  # the first block, not the line
 
   @property
   def num_bytes(self) -> int:
@@ -25,6 +25,9 @@ class Block:
 
   def documents(self) -> Iterator[str]:
     yield from self.texts
+
+  def place(self, index: int) -> str:
+    return f'some.txt:{10 * index + 1}'
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +98,7 @@ def test_a_long_document_is_named_and_encoded_whole(
   long = ' '.join(TEXTS)
   record = blocks.pack_block(job, 0, 0, 0.0, Block(('short', long, 'end')))
   (warning,) = record['long_documents']
-  assert warning.startswith('some.txt:0: a document of 0.1 MB begins with')
+  assert warning.startswith('some.txt:11: a document of 0.1 MB begins with')
   expected = np.concatenate(vocabulary.encode_batch(['short', long, 'end']))
   assert text_ids(job, 'train-00000.npy') == expected.tolist()
 
@@ -114,9 +117,12 @@ def test_parts_are_the_text_cut_at_white_space(text):
 
 
 def test_documents_with_nothing_to_encode_are_counted(job):
-  record = blocks.pack_block(job, 0, 0, 0.0, Block(('\u200b', 'a b', ' ')))
+  record = blocks.pack_block(job, 0, 0, 0.0, Block(('a b', '\u200b', '', ' ')))
   train = record['splits']['train']
-  assert (train['documents'], train['empty_documents']) == (1, 2)
+  assert (train['documents'], train['empty_documents']) == (1, 3)
+  assert record['first_empty_document'] == 'some.txt:11'
+  whole = blocks.pack_block(job, 1, 0, 0.0, Block(('a b',)))
+  assert whole['first_empty_document'] is None
 
 
 def test_identical_documents_fall_on_one_side(job):
@@ -151,3 +157,9 @@ def test_a_sampled_block_offers_train_documents_below_the_bound():
   some = blocks.sample_block(block, 0, 0.2, 2**63)
   assert some.documents == [x for x in everything.documents if x[0] < 2**63]
   assert some.num_train == everything.num_train
+
+
+def test_blank_documents_are_no_part_of_a_sample():
+  sampled = blocks.sample_block(Block(('a', ' \n', '', 'b')), 0, 0.0, 2**64)
+  assert [text for _, text in sampled.documents] == ['a', 'b']
+  assert (sampled.num_train, sampled.num_eval) == (2, 0)

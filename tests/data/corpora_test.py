@@ -69,7 +69,7 @@ def test_nothing_is_read_twice(tmp_path, specs):
 
 
 def test_messages_name_the_key():
-  with pytest.raises(errors.DataError, match=r'^data\.eval_files: no file'):
+  with pytest.raises(errors.ConfigError, match=r'^data\.eval_files: no file'):
     corpora.parse(
       'x.txt', text_field='text', tfds_dir='', key='data.eval_files'
     )

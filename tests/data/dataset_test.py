@@ -2,6 +2,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import hypothesis
 import numpy as np
@@ -32,6 +34,16 @@ def packed(tmp_path_factory):
   return prepare.prepare(data, root / 'dataset', num_workers=1)
 
 
+def flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  content[-3] ^= 4
+  path.write_bytes(content)
+
+
+def cut_short(path):
+  path.write_bytes(path.read_bytes()[:-1])
+
+
 @pytest.fixture
 def copy(packed, tmp_path):
   return pathlib.Path(shutil.copytree(packed.directory, tmp_path / 'copy'))
@@ -42,7 +54,7 @@ def copy(packed, tmp_path):
 def test_rows_are_numbered_through_the_shards(sizes, data):
   whole = np.arange(sum(sizes) * 8, dtype=np.uint16).reshape(-1, 8)
   shards = np.split(whole, np.cumsum(sizes)[:-1]) if sizes else []
-  rows = dataset.Rows(shards, [0] * len(sizes), [None], 8)
+  rows = dataset.Rows(shards.__getitem__, sizes, [0] * len(sizes), [None], 8)
   assert len(rows) == len(whole)
   numbers = st.integers(0, max(0, len(whole) - 1))
   size = 20 if len(whole) else 0
@@ -54,7 +66,8 @@ def test_rows_are_numbered_through_the_shards(sizes, data):
 
 @pytest.mark.parametrize('index', [-1, 5])
 def test_a_row_that_does_not_exist_is_an_error(index):
-  rows = dataset.Rows([np.zeros((5, 8), np.uint16)], [0], [None], 8)
+  shards = [np.zeros((5, 8), np.uint16)]
+  rows = dataset.Rows(shards.__getitem__, [5], [0], [None], 8)
   with pytest.raises(IndexError, match='from 0 to 4'):
     rows[np.array([0, index])]
 
@@ -72,7 +85,53 @@ def test_sources_keep_their_rows_and_weights(packed):
 
 
 def test_rows_lie_memory_mapped(packed):
-  assert all(isinstance(x, np.memmap) for x in packed.train._shards)
+  shard = packed.train._shard(0)
+  assert not shard.flags.owndata
+  assert not shard.flags.writeable
+
+
+def test_more_shards_than_a_process_may_open_files_are_read(tmp_path):
+  # In a process of its own: a lowered limit cannot be raised again.
+  code = f"""
+import os, pathlib, resource
+import numpy as np
+from td_flax import artifacts
+from td_flax.data import dataset
+
+directory, items = pathlib.Path({str(tmp_path)!r}), []
+for i in range(150):
+  shard = np.full((2, 8), i, np.uint16)
+  written = artifacts.write_atomically(directory / f'{{i}}.npy', shard)
+  items.append(written | {{'file': f'{{i}}.npy', 'rows': 2, 'source': 0}})
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+artifacts.verify(directory, items)
+manifest = {{
+  'splits': {{split: {{'shards': items}} for split in dataset.SPLITS}},
+  'sources': [{{'weight': None}}],
+  'eval_sources': [],
+  'sequence_length': 8,
+}}
+for _ in range(2):
+  for split in dataset.SPLITS:
+    rows = dataset._rows(directory, manifest, split)
+    for order in (np.arange(300), np.arange(300)[::-1]):
+      assert (rows[order][:, 3] == order // 2).all()
+print(len(rows), 'rows')
+"""
+  run = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=False
+  )
+  assert run.stdout == '300 rows\n', run.stderr
+
+
+@pytest.mark.parametrize(
+  'damage', [cut_short, lambda path: path.write_bytes(b''), pathlib.Path.unlink]
+)
+def test_a_shard_lost_after_opening_is_named(copy, damage):
+  opened = dataset.load(copy)
+  damage(copy / 'train-00001.npy')
+  with pytest.raises(errors.DataError, match=r'train-00001\.npy: was whole'):
+    opened.train[np.arange(len(opened.train))]
 
 
 def test_the_manifest_says_what_it_is_made_of(packed):
@@ -98,16 +157,6 @@ def test_the_fingerprint_covers_the_rows(packed, copy):
   manifest['splits']['train']['shards'][0]['sha256'] = '0' * 64
   other = dataclasses.replace(packed, manifest=manifest)
   assert other.fingerprint != packed.fingerprint
-
-
-def flip_a_bit(path):
-  content = bytearray(path.read_bytes())
-  content[-3] ^= 4
-  path.write_bytes(content)
-
-
-def cut_short(path):
-  path.write_bytes(path.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize(

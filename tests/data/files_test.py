@@ -51,13 +51,22 @@ def read_blocks(kind, data, sizes, block_bytes):
   newlines = [block.count(b'\n') for _, block in cuts]
   starts = list(itertools.accumulate(newlines, initial=1))
   assert [line for line, _ in cuts] == starts[: len(cuts)]
-  return [
-    text
-    for line, block in cuts
-    for text in files.FileBlock(
-      'name', 'path', kind, line, block, 'text'
-    ).documents()
-  ]
+  texts = []
+  for line, block in cuts:
+    found = files.FileBlock('name', 'path', kind, line, block, 'text')
+    for i, text in enumerate(found.documents()):
+      path, _, number = found.place(i).partition(':')
+      # What comes before a document's line are whole lines of the file.
+      rest = data.split(b'\n', int(number) - 1)[-1]
+      assert path == 'path'
+      if kind == '.txt':
+        rest = rest.decode().replace('\r\n', '\n')
+        assert rest.split('\n')[0].strip(' \t\r\f\v')
+        assert rest.strip().startswith(text)
+      else:
+        assert json.loads(rest.split(b'\n')[0])['text'] == text
+      texts.append(text)
+  return texts
 
 
 @few
@@ -75,9 +84,7 @@ def test_txt_blocks_hold_the_paragraphs_of_the_file(text, sizes, block_bytes):
     for is_blank, group in groups
     if not is_blank
   ]
-  assert read_blocks('.txt', text.encode(), sizes, block_bytes) == [
-    paragraph for paragraph in paragraphs if paragraph
-  ]
+  assert read_blocks('.txt', text.encode(), sizes, block_bytes) == paragraphs
 
 
 @few
@@ -97,7 +104,7 @@ def test_jsonl_blocks_hold_the_lines_of_the_file(
   ]
   data = newline.join(lines).encode()
   assert read_blocks('.jsonl', data, sizes, block_bytes) == [
-    text for text in texts if text and text.strip()
+    text for text in texts if text is not None
   ]
 
 
@@ -200,7 +207,7 @@ def test_a_name_with_glob_characters_names_its_file(tmp_path):
 )
 def test_what_cannot_be_found_is_refused(tmp_path, name, spec, message):
   (tmp_path / name).write_text('x')
-  with pytest.raises(errors.DataError, match=message):
+  with pytest.raises(errors.ConfigError, match=message):
     files.find(f'{tmp_path}/{spec}', None, 'text', 'data.files')
 
 

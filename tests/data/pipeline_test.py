@@ -16,7 +16,7 @@ def rows_of(*sizes, weights=None):
   rows = np.repeat(numbers[:, None], N, axis=1)
   shards = np.split(rows, np.cumsum(sizes)[:-1])
   weights = weights or [None] * len(sizes)
-  return dataset.Rows(shards, range(len(sizes)), weights, N)
+  return dataset.Rows(shards.__getitem__, sizes, range(len(sizes)), weights, N)
 
 
 def read(rows, num_rows, *, seed=0, batch_size=1):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 import random
 import shutil
@@ -7,13 +8,11 @@ import subprocess
 import sys
 import time
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
-from td_flax import config, errors
-from td_flax.data import artifacts, blocks, prepare, tokenizer
+from td_flax import artifacts, config, errors
+from td_flax.data import blocks, prepare, tokenizer
 
 SPECIAL = tokenizer.SpecialIds()
 SYLLABLES = ['ka', 'lo', 'mi', 'ne', 'ru', 'sta', 'ple', 'ing', 'on', 'the']
@@ -126,14 +125,15 @@ def test_one_worker_writes_the_same_bytes_as_two(packed, data, tmp_path):
   assert contents(alone.directory) == contents(packed.directory)
 
 
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
-  packed, data, tmp_path
+  number, packed, data, tmp_path
 ):
   directory = tmp_path / 'dataset'
   # Packs one block and waits for ever before the second.
   code = f"""
-import itertools, pathlib, signal
-from td_flax import config
+import itertools, pathlib, signal, sys
+from td_flax import config, errors
 from td_flax.data import files, prepare
 
 def first_only(self, whole=files.FileSource.blocks):
@@ -147,7 +147,11 @@ if __name__ == '__main__':
   calls = [0]  # the first call samples for the tokenizer
   files.FileSource.blocks = first_only
   data = config.DataConfig(**{dataclasses.asdict(data)!r})
-  prepare.prepare(data, pathlib.Path({str(directory)!r}), num_workers=1)
+  try:
+    prepare.prepare(data, pathlib.Path({str(directory)!r}), num_workers=1)
+  except errors.Stopped as error:
+    print(error)
+    sys.exit(error.exit_code)
 """
   script = tmp_path / 'killed.py'
   script.write_text(code)
@@ -159,9 +163,16 @@ if __name__ == '__main__':
   record = directory / 'blocks' / '00000.json'
   while not record.exists() and child.poll() is None:
     time.sleep(0.01)  # polling
-  child.send_signal(signal.SIGKILL)
+  child.send_signal(number)
   output, _ = child.communicate(timeout=30)  # until its worker has ended too
-  assert child.returncode == -signal.SIGKILL, output.decode()
+  if number == signal.SIGTERM:
+    assert child.returncode == 75, output.decode()
+    assert output.decode().splitlines()[-1] == (
+      'interrupted while preparing data; finished blocks are kept, and the '
+      'same command goes on'
+    )
+  else:
+    assert child.returncode == -number, output.decode()
   assert not (directory / 'manifest.json').exists()
   kept = (directory / 'train-00000.npy').stat().st_mtime_ns
   (directory / 'train-00001.npy.tmp').write_bytes(b'half a shard')
@@ -269,11 +280,11 @@ def test_a_given_tokenizer_counts_by_its_content(
     ({'files': '{0}/empty.txt'}, r'data\.files=.*holds no text'),
     ({'eval_fraction': 1e-9}, r'data\.eval_fraction=1e-09: holds out no docu'),
     ({'eval_files': '{0}/empty.txt'}, r'data\.eval_files=.*holds no text'),
-    ({'eval_files': '{1}/0.txt'}, r'0\.txt is in both'),
-    ({'eval_files': '{0}/empty.txt=2'}, r'data\.eval_files=.*no weights'),
     ({'vocab_size': 5000}, r'data\.vocab_size=5000: too large'),
-    ({'files': '{0}/empty.txt=1,{1}/*.txt=2'}, r'empty\.txt holds no text'),
-    ({'tokenizer': 'wordpiece'}, r"data\.tokenizer='wordpiece': must be one"),
+    (
+      {'files': '{0}/empty.txt=1,{1}/*.txt=2'},
+      r'empty\.txt holds no text.*delete /.*/dataset$',
+    ),
   ],
 )
 def test_what_cannot_work_is_one_line_and_no_dataset(
@@ -289,6 +300,91 @@ def test_what_cannot_work_is_one_line_and_no_dataset(
     prepare.prepare(broken, tmp_path / 'dataset', num_workers=1)
   assert '\n' not in str(caught.value)
   assert not (tmp_path / 'dataset' / 'manifest.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'problem'),
+  [
+    (
+      {'tokenizer': 'bpee'},
+      r"data\.tokenizer='bpee': must be one of bpe, unigram or the path of",
+    ),
+    ({'files': '{0}/none*.txt'}, r"data\.files: no file matches '.*none"),
+    ({'eval_files': '{0}/none.txt'}, r'data\.eval_files: no file matches'),
+    ({'files': '{0}'}, r'data\.files: .* is a directory; name its files'),
+    ({'eval_files': '{0}/0.txt=2'}, r'data\.eval_files=.*no weights'),
+    ({'eval_files': '{0}/0.txt'}, r'0\.txt is in both'),
+  ],
+)
+def test_a_wrong_key_is_refused_before_anything_is_written(
+  changes, problem, data, corpus, tmp_path
+):
+  changes = {key: value.format(corpus) for key, value in changes.items()}
+  broken = dataclasses.replace(data, **changes)
+  with pytest.raises(errors.ConfigError, match=problem) as caught:
+    prepare.prepare(broken, tmp_path / 'dataset', num_workers=1)
+  assert '\n' not in str(caught.value)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(('fraction', 'mend'), [(0.999, 'lower'), (0, 'raise')])
+def test_a_split_without_rows_names_the_directory_to_delete(
+  fraction, mend, data, packed, tmp_path
+):
+  # With a given tokenizer nobody knows before everything is packed.
+  model = packed.directory / 'tokenizer' / 'tokenizer.model'
+  (tmp_path / 'one.txt').write_text('kalo mine ruka')
+  broken = dataclasses.replace(
+    data,
+    files=f'{tmp_path}/one.txt',
+    tokenizer=str(model),
+    eval_fraction=fraction,
+  )
+  directory = tmp_path / 'dataset'
+  message = (
+    rf'eval_fraction={fraction}: .*; {mend} it or set data\.eval_files after '
+    rf'deleting {directory}$'
+  )
+  with pytest.raises(errors.ConfigError, match=message):
+    prepare.prepare(broken, directory, num_workers=1)
+
+
+def test_documents_without_text_are_counted_and_the_first_is_named(
+  data, tmp_path, capsys
+):
+  lines = ['kalo mine', '', 'ruka', ' \n', '\u200b', 'stale']
+  text = '\n'.join(json.dumps({'text': line}) for line in lines)
+  (tmp_path / 'a.jsonl').write_text(text)
+  (tmp_path / 'b.txt').write_text('kalo\n\n\u2028\n\n\n \n\nmine')
+  given = dataclasses.replace(
+    data, files=f'{tmp_path}/*.*', eval_fraction=0.5, vocab_size=280
+  )
+  packed = prepare.prepare(given, tmp_path / 'dataset', num_workers=1)
+  splits = packed.manifest['splits'].values()
+  assert sum(split['documents'] for split in splits) == 5
+  assert sum(split['empty_documents'] for split in splits) == 4
+  (warning,) = (
+    line
+    for line in capsys.readouterr().err.splitlines()
+    if line.startswith('warning')
+  )
+  assert warning == (
+    f'warning: {tmp_path}/a.jsonl:2: a document holds nothing to encode; left '
+    'out (4 such documents in all)'
+  )
+
+
+def test_packing_ends_at_100_percent_also_with_held_out_files(
+  data, corpus, tmp_path, capsys
+):
+  split = dataclasses.replace(
+    data, files=f'{corpus}/[0-2].txt', eval_files=f'{corpus}/[34].txt'
+  )
+  prepare.prepare(split, tmp_path / 'dataset', num_workers=1)
+  lines = capsys.readouterr().err.splitlines()
+  packing = [line for line in lines if line.startswith('packing: ')]
+  size = sum((corpus / f'{i}.txt').stat().st_size for i in range(5)) / 1e6
+  assert packing[-1].startswith(f'packing: 100% {size:.1f}/{size:.1f} MB ')
 
 
 def test_text_that_is_not_utf8_is_named_with_its_line(data, tmp_path):
@@ -321,32 +417,6 @@ def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
   with pytest.raises(errors.DataError, match='No space left') as caught:
     prepare.prepare(data, tmp_path / 'dataset', num_workers=1)
   assert 'tokenizer.model' in str(caught.value)
-
-
-@hypothesis.settings(max_examples=50, deadline=None)
-@hypothesis.given(
-  lengths=st.lists(st.integers(1, 30), max_size=30),
-  limit=st.integers(1, 200),
-  seed=st.integers(0, 99),
-)
-def test_a_sample_is_what_has_the_smallest_hashes(lengths, limit, seed):
-  texts = [f'{i:02d}' * length for i, length in enumerate(lengths)]
-  texts += texts[:3]  # identical documents share a hash
-  keyed = [(blocks.document_key(x, seed), x) for x in texts]
-  samples = []
-  for order in (keyed, keyed[::-1]):
-    sample = prepare.Sample(limit)
-    for key, text in order:
-      sample.add(key, text)
-    samples.append(sample.texts())
-  assert samples[0] == samples[1]
-  chosen = samples[0]
-  assert chosen == [text for _, text in sorted(keyed)][: len(chosen)]
-  assert sum(map(len, chosen)) <= limit
-  if len(chosen) < len(keyed):  # the next ones, of one hash, do not fit
-    rest = sorted(keyed)[len(chosen) :]
-    following = [text for key, text in rest if key == rest[0][0]]
-    assert sum(map(len, chosen + following)) > limit
 
 
 def test_workers_load_no_accelerator_library():

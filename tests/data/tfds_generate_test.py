@@ -226,19 +226,27 @@ def test_what_prevents_generation_is_one_line(
 
 
 @pytest.mark.parametrize(
-  ('name', 'message'),
+  ('name', 'kind', 'message'),
   [
-    ('lmb1', 'has no such dataset; did you mean lm1b'),
-    ('glue/colla', 'no such config; the nearest of 12: cola, '),
-    ('lm1b/en', 'no such config; none has'),
-    ('lm1b:9.9.9', r'9\.9\.9'),
-    ('wiki40b/en', r"pip install 'td_flax\[beam\]'"),
+    (
+      'lmb1',
+      errors.ConfigError,
+      'has no such dataset; did you mean lm1b',
+    ),
+    (
+      'glue/colla',
+      errors.ConfigError,
+      'no such config; the nearest of 12: cola, ',
+    ),
+    ('lm1b/en', errors.ConfigError, 'no such config; none has'),
+    ('lm1b:9.9.9', errors.DataError, r'9\.9\.9'),
+    ('wiki40b/en', errors.DataError, r"pip install 'td_flax\[beam\]'"),
   ],
 )
 def test_what_tfds_cannot_generate_is_refused(
-  tmp_path, monkeypatch, name, message
+  tmp_path, monkeypatch, name, kind, message
 ):
   monkeypatch.setitem(sys.modules, 'apache_beam', None)
-  with pytest.raises(errors.DataError, match=message):
+  with pytest.raises(kind, match=message):
     tfds_generate.make_readable(name, str(tmp_path))
   assert not list(tmp_path.iterdir())

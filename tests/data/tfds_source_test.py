@@ -85,9 +85,10 @@ def test_the_inventory_names_version_split_and_size(prepared):
   assert entry['bytes'] > 0
 
 
-def test_wiki40b_markers_become_lines_and_empty_records_nothing(prepared):
+def test_wiki40b_markers_become_lines_and_records_are_named(prepared):
   (block,) = find(prepared, 'tfds:tiny_text:1.0.0@test').blocks()
-  assert list(block.documents()) == ['Title\nHistory\nOne.\nTwo.']
+  assert list(block.documents()) == ['Title\nHistory\nOne.\nTwo.', ' \n']
+  assert block.place(1).endswith('1.0.0: record 1 of split test')
 
 
 def test_the_newest_version_is_read_unless_one_is_named(folder):
@@ -162,7 +163,7 @@ def test_a_tfrecord_folder_names_the_command(folder):
   ],
 )
 def test_what_the_dataset_lacks_is_refused(prepared, spec, field, message):
-  with pytest.raises(errors.DataError, match=message):
+  with pytest.raises(errors.ConfigError, match=message):
     find(prepared, spec, field)
 
 

@@ -157,7 +157,7 @@ def test_long_lines_are_cut_rather_than_dropped():
 @pytest.mark.parametrize('kind', ['bpe', 'unigram'])
 def test_the_largest_possible_vocabulary_is_named_and_possible(kind):
   texts = ['the quick brown fox', 'jumps over the lazy dog']
-  with pytest.raises(errors.DataError) as caught:
+  with pytest.raises(errors.ConfigError) as caught:
     train(kind, 5000, texts=texts)
   message = str(caught.value)
   assert message.startswith('data.vocab_size=5000: too large for this text')
@@ -167,7 +167,7 @@ def test_the_largest_possible_vocabulary_is_named_and_possible(kind):
 
 def test_a_vocabulary_without_room_for_the_characters_names_the_smallest():
   texts = [chr(x) for x in range(0x4E00, 0x4F00)]
-  with pytest.raises(errors.DataError, match=r'smallest possible is \d+'):
+  with pytest.raises(errors.ConfigError, match=r'smallest possible is \d+'):
     train(vocab_size=300, texts=texts)
 
 
@@ -175,6 +175,15 @@ def test_a_vocabulary_without_room_for_the_characters_names_the_smallest():
 def test_no_text_to_train_on(texts):
   with pytest.raises(errors.DataError, match=r'data\.files: no text'):
     train(texts=texts)
+
+
+def test_ctrl_c_among_the_texts_is_ctrl_c():
+  def interrupted():
+    yield from TEXTS[:2]
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    train(texts=interrupted())
 
 
 def test_a_saved_model_is_the_same_model(bpe, tmp_path):
@@ -187,18 +196,18 @@ def test_a_saved_model_is_the_same_model(bpe, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('content', 'problem'),
+  ('content', 'kind', 'problem'),
   [
-    (None, 'No such file'),
-    (b'', 'cannot be read'),
-    (b'garbage', 'cannot be read'),
+    (None, errors.ConfigError, 'No such file'),
+    (b'', errors.DataError, 'cannot be read'),
+    (b'garbage', errors.DataError, 'cannot be read'),
   ],
 )
-def test_an_unreadable_model_is_one_line(tmp_path, content, problem):
+def test_an_unreadable_model_is_one_line(tmp_path, content, kind, problem):
   path = tmp_path / 'some.model'
   if content is not None:
     path.write_bytes(content)
-  with pytest.raises(errors.DataError, match=problem) as caught:
+  with pytest.raises(kind, match=problem) as caught:
     tokenizer.load(path)
   assert str(caught.value).startswith(f"data.tokenizer='{path}': must be")
   assert '\n' not in str(caught.value)

@@ -1,5 +1,6 @@
 import os
 import signal
+from concurrent import futures
 
 import pytest
 
@@ -70,6 +71,41 @@ def test_ctrl_c_stops_with_the_code_that_says_try_again():
   ):
     list(run(square, interrupted()))
   assert caught.value.exit_code == 75
+
+
+def test_sigterm_stops_like_ctrl_c_and_only_in_the_context():
+  def terminated():
+    yield 0, (0,)
+    signal.raise_signal(signal.SIGTERM)
+
+  before = signal.getsignal(signal.SIGTERM)
+  with (
+    pytest.raises(errors.Stopped, match='the same command goes on'),
+    workers.pool(1) as run,
+  ):
+    list(run(square, terminated()))
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_pool_works_in_another_thread():
+  with futures.ThreadPoolExecutor(1) as thread:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def inside():
+      with workers.pool(1) as run:
+        return list(run(square, tasks(2)))
+
+    assert thread.submit(inside).result() == [(0, 0), (1, 1)]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize('count', [None, 3])
+def test_usable_cores_are_counted_on_every_system(monkeypatch, count):
+  if hasattr(os, 'sched_getaffinity'):
+    assert workers.usable_cores() == len(os.sched_getaffinity(0))
+  monkeypatch.delattr(os, 'sched_getaffinity', raising=False)
+  monkeypatch.setattr(os, 'cpu_count', lambda: count)
+  assert workers.usable_cores() == (count or 1)
 
 
 def test_workers_leave_ctrl_c_to_the_parent():

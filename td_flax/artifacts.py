@@ -15,7 +15,7 @@ from td_flax import errors, progress
 
 # From here on, reading takes long enough for a bar.
 _BYTES_WORTH_A_BAR = 256 * 10**6
-_MAX_READERS = 8
+_NUM_READERS = 8
 
 
 def fingerprint(content: Any) -> str:
@@ -26,12 +26,25 @@ def fingerprint(content: Any) -> str:
   return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
+def write_atomically(
+  path: pathlib.Path, content: bytes | np.ndarray
+) -> dict[str, Any]:
   """Writes a file so that it appears whole or not at all.
+
+  Args:
+    path: the file.
+    content: its bytes, or an array to be written as a .npy file.
+
+  Returns:
+    What a manifest says about the file: its `bytes` and `sha256`.
 
   Raises:
     OSError: for example a full disk; `path` is as it was before.
   """
+  if isinstance(content, np.ndarray):
+    buffer = io.BytesIO()
+    np.save(buffer, content, allow_pickle=False)
+    content = buffer.getbuffer()
   part = path.with_name(f'{path.name}.tmp')
   try:
     with part.open('wb') as file:
@@ -43,30 +56,22 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     part.unlink(missing_ok=True)  # gives a full disk its room back
     # Errors of writing, unlike those of opening, name no file.
     raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def npy(array: np.ndarray) -> bytes:
-  """The content of an array's .npy file."""
-  content = io.BytesIO()
-  np.save(content, array, allow_pickle=False)
-  return content.getvalue()
-
-
-def described(file: str, content: bytes) -> dict[str, Any]:
-  """What a manifest says about a file."""
   sha256 = hashlib.sha256(content).hexdigest()
-  return {'file': file, 'bytes': len(content), 'sha256': sha256}
+  return {'bytes': len(content), 'sha256': sha256}
 
 
 def verify(directory: pathlib.Path, items: list[dict[str, Any]]) -> None:
-  """Compares size and sha256 of files with their descriptions.
+  """Compares files, a few at once, with what a manifest says about them.
+
+  Args:
+    directory: where they lie.
+    items: `file`, `bytes` and `sha256` of each.
 
   Raises:
     errors.DataError: a file is missing, truncated or damaged.
   """
   total = sum(item['bytes'] for item in items)
-  readers = min(_MAX_READERS, len(os.sched_getaffinity(0)))
-  with futures.ThreadPoolExecutor(readers) as pool:
+  with futures.ThreadPoolExecutor(_NUM_READERS) as pool:
     problems = pool.map(functools.partial(_problem, directory), items)
     if total < _BYTES_WORTH_A_BAR:
       _raise_first(directory, items, problems, update=lambda n: None)

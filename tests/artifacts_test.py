@@ -1,9 +1,9 @@
 import os
 
+import numpy as np
 import pytest
 
-from td_flax import errors
-from td_flax.data import artifacts
+from td_flax import artifacts, errors
 
 
 def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path, monkeypatch):
@@ -29,10 +29,17 @@ def test_equal_content_has_one_fingerprint():
 
 def test_large_files_are_verified_with_a_bar(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(artifacts, '_BYTES_WORTH_A_BAR', 1)
-  (tmp_path / 'file').write_bytes(b'content')
-  item = artifacts.described('file', b'content')
+  path = tmp_path / 'file'
+  item = {'file': 'file'} | artifacts.write_atomically(path, b'content')
   artifacts.verify(tmp_path, [item])
   assert 'verifying: 100%' in capsys.readouterr().err
-  wrong = artifacts.described('file', b'CONTENT')
+  path.write_bytes(b'CONTENT')
   with pytest.raises(errors.DataError, match='sha256 differs'):
-    artifacts.verify(tmp_path, [wrong])
+    artifacts.verify(tmp_path, [item])
+
+
+def test_an_array_becomes_a_npy_file_and_is_described(tmp_path):
+  array = np.arange(6, dtype=np.uint16).reshape(2, 3)
+  item = artifacts.write_atomically(tmp_path / 'a.npy', array)
+  np.testing.assert_array_equal(np.load(tmp_path / 'a.npy'), array)
+  artifacts.verify(tmp_path, [item | {'file': 'a.npy'}])

@@ -1,0 +1,105 @@
+"""Which values of a config cannot work together."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from td_flax import errors
+from td_flax.dropping import policies
+
+if TYPE_CHECKING:
+  from td_flax.config import Config
+
+
+def check(config: 'Config', values: dict[str, Any]) -> None:
+  """Checks what one value says of another.
+
+  Args:
+    config: every value of which is valid by itself.
+    values: the same by dotted key.
+
+  Raises:
+    errors.ConfigError: names the key, its value and what would be valid.
+  """
+
+  def require(holds: bool, key: str, valid: str) -> None:
+    if not holds:
+      raise errors.ConfigError(f'{key}={values[key]!r}: must be {valid}')
+
+  data, model, train = config.data, config.model, config.train
+  n = data.sequence_length
+  require(
+    bool(data.files.strip()),
+    'data.files',
+    "a comma list of SPEC[=WEIGHT], for example 'my_texts/*.jsonl.xz'",
+  )
+  require(
+    bool(data.eval_files) or data.eval_fraction > 0,
+    'data.eval_fraction',
+    'above 0, or data.eval_files set: evaluation needs held-out text',
+  )
+  require(
+    n <= model.max_positions,
+    'data.sequence_length',
+    f'at most model.max_positions={model.max_positions}',
+  )
+  require(
+    model.hidden_dim % model.num_heads == 0,
+    'model.num_heads',
+    f'a divisor of model.hidden_dim={model.hidden_dim}',
+  )
+  require(
+    train.batch_size % train.microbatches == 0,
+    'train.microbatches',
+    f'a divisor of train.batch_size={train.batch_size}',
+  )
+  _check_drop(config, require)
+  if train.profile_steps:
+    start, _, stop = train.profile_steps.partition(':')
+    require(
+      start.isdigit()
+      and stop.isdigit()
+      and int(start) < int(stop) <= train.num_steps,
+      'train.profile_steps',
+      "two steps START:STOP up to train.num_steps, for example '10:13'",
+    )
+  intervals = config.checkpoint.every, config.eval.every
+  require(
+    not config.checkpoint.keep_best or max(intervals) % min(intervals) == 0,
+    'checkpoint.every',
+    f'a multiple or a divisor of eval.every={config.eval.every}: the best '
+    'checkpoint (checkpoint.keep_best) is one that was evaluated',
+  )
+
+
+def _check_drop(
+  config: 'Config', require: Callable[[bool, str, str], None]
+) -> None:
+  drop, layers = config.drop, config.model.num_layers
+  names = policies.names()
+  require(drop.policy in names, 'drop.policy', f'one of {", ".join(names)}')
+  if drop.policy == 'none':
+    return
+  n, p, k = config.data.sequence_length, config.num_predicted, config.num_kept
+  require(
+    drop.last_layer <= layers - 2,
+    'drop.last_layer',
+    f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
+    'every token',
+  )
+  require(
+    drop.first_layer <= drop.last_layer,
+    'drop.first_layer',
+    f'at most drop.last_layer={drop.last_layer}',
+  )
+  require(k <= n, 'drop.keep', f'at most data.sequence_length={n}')
+  require(
+    drop.keep <= 1 or drop.keep == k,
+    'drop.keep',
+    'a share of N up to 1 or a whole number of tokens above',
+  )
+  require(
+    k >= p + 2,
+    'drop.keep',
+    f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
+    'positions, [CLS] and [SEP] are always kept',
+  )

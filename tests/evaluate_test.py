@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+
+from td_flax import evaluate, parallel, step
+
+VOCAB = 300
+
+
+class Rows:
+  """Held-out rows in memory."""
+
+  def __init__(self, rows):
+    self.rows = rows
+
+  def __len__(self):
+    return len(self.rows)
+
+  def __getitem__(self, indices):
+    return self.rows[indices]
+
+
+@pytest.fixture
+def losses(make_config, special):
+  """Held-out figures of fresh parameters."""
+
+  def run(rows, num_devices, **overrides):
+    config = make_config(**overrides)
+    steps = step.Steps(config, VOCAB, special)
+    engine = parallel.PmapEngine(num_devices)
+    evaluator = evaluate.Evaluator(config, steps, engine, Rows(rows))
+    params = jax.device_get(jax.jit(steps.init)(np.zeros(VOCAB))).params
+    return evaluator(engine.replicate(params))
+
+  return run
+
+
+@pytest.mark.smoke
+def test_neither_devices_nor_batches_change_the_held_out_loss(
+  losses, make_rows
+):
+  rows = make_rows(11)
+  expected = losses(rows, 1, eval__batch_size=11)
+  assert expected['eval/loss'] == pytest.approx(np.log(VOCAB), abs=0.2)
+  for devices, size in ((1, 4), (4, 8), (8, 3)):
+    found = losses(rows, devices, eval__batch_size=size)
+    assert found['eval/loss'] == pytest.approx(expected['eval/loss'], rel=1e-6)
+    assert found['eval/accuracy'] == pytest.approx(expected['eval/accuracy'])
+
+
+def test_the_rows_are_spread_over_all_held_out_text(losses, make_rows):
+  rows = make_rows(9)
+  spread = rows[[0, 4, 8]]
+  assert losses(rows, 1, eval__num_rows=3) == losses(spread, 1)

@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from td_flax import errors, leaves
+
+NAMES = st.text('abc', min_size=1, max_size=3)
+TREES = st.recursive(
+  st.integers(0, 9).map(lambda n: np.arange(n, dtype=np.int32)),
+  lambda inner: st.dictionaries(NAMES, inner, min_size=1, max_size=3),
+  max_leaves=6,
+).filter(lambda tree: isinstance(tree, dict))
+
+
+@settings(max_examples=25)
+@given(tree=TREES)
+def test_a_tree_comes_back_from_its_arrays(tree):
+  arrays = leaves.to_host(tree)
+  for again in (
+    leaves.nested(arrays),
+    leaves.fit(arrays, jax.eval_shape(lambda: tree), origin='here'),
+  ):
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, again, tree)
+
+
+def test_paths_lead_through_every_kind_of_node():
+  class Model(nnx.Module):
+    def __init__(self):
+      self.layers = nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0))])
+
+  tree = {'params': nnx.state(Model(), nnx.Param), 'pair': (1.0, jnp.ones(2))}
+  assert {
+    path: array.shape for path, array in leaves.to_host(tree).items()
+  } == {
+    'pair/0': (),
+    'pair/1': (2,),
+    'params/layers/0/bias': (3,),
+    'params/layers/0/kernel': (2, 3),
+  }
+
+
+def test_leaves_that_share_a_path_are_a_bug():
+  with pytest.raises(ValueError, match='share a path'):
+    leaves.to_host({'a': {'b': np.ones(1)}, 'a/b': np.ones(1)})
+
+
+def test_a_part_is_fitted_by_its_prefix():
+  tree = {'params': {'w': np.ones(2)}, 'step': np.int32(3)}
+  arrays = leaves.to_host(tree)
+  del arrays['step']
+  part = leaves.fit(arrays, tree['params'], origin='9', prefix='params/')
+  np.testing.assert_array_equal(part['w'], tree['params']['w'])
+  with pytest.raises(errors.CheckpointError) as error:
+    leaves.fit(arrays, {'w': np.ones(3)}, origin='9', prefix='params/')
+  assert str(error.value) == (
+    '9: params/w is float64[2] there, float64[3] here'
+  )
+
+
+def test_a_digest_sees_path_dtype_shape_and_bytes():
+  arrays = {
+    'a': np.arange(6, dtype=np.int32),
+    'b': np.arange(6, dtype=np.int32),
+    'c': np.arange(6, dtype=np.uint32),
+    'd': np.arange(6, dtype=np.int32).reshape(2, 3),
+    'e': np.arange(6, dtype=np.int32)[::-1],
+  }
+  digests = leaves.digests(arrays)
+  assert len(set(digests.values())) == len(arrays)
+  again = {path: array.copy() for path, array in arrays.items()}
+  assert leaves.digests(again) == digests

@@ -1,0 +1,66 @@
+import jax
+import numpy as np
+import pytest
+
+from td_flax import errors, parallel
+
+
+@pytest.mark.smoke
+def test_rows_reach_the_devices_in_order():
+  engine = parallel.PmapEngine(4)
+  rows = np.arange(24, dtype=np.uint16).reshape(8, 3)
+  split = engine.split(rows)
+  assert split.shape == (4, 2, 3)
+  for index, shard in enumerate(
+    sorted(split.addressable_shards, key=lambda shard: shard.index[0].start)
+  ):
+    assert shard.device == engine.devices[index]
+    np.testing.assert_array_equal(
+      shard.data[0], rows[2 * index : 2 * index + 2]
+    )
+
+
+def test_a_step_knows_its_rows_and_its_sum():
+  engine = parallel.PmapEngine(4)
+
+  def step(devices, state, rows):
+    first = devices.first_row(rows.shape[0])
+    total = devices.sum({'rows': rows.astype(int).sum(), 'first': first})
+    return state + total['rows'], total
+
+  state = engine.replicate(np.int32(0))
+  compiled = engine.compile_train(step, state, (8, 3))
+  rows = np.arange(24, dtype=np.uint16).reshape(8, 3)
+  state, total = compiled(state, engine.split(rows))
+  assert engine.fetch(total) == {'rows': 276, 'first': 0 + 2 + 4 + 6}
+  assert engine.fetch(state) == 276
+
+
+def test_the_state_is_consumed_and_replicated():
+  engine = parallel.PmapEngine(2)
+  state = engine.replicate({'x': np.ones(3, np.float32)})
+  compiled = engine.compile_train(
+    lambda devices, state, rows: (
+      jax.tree.map(lambda x: x + 1, state),
+      devices.sum(rows.sum()),
+    ),
+    state,
+    (2, 2),
+  )
+  rows = engine.split(np.ones((2, 2), np.uint16))
+  new, _ = compiled(state, rows)
+  assert state['x'].is_deleted()
+  assert len(new['x'].addressable_shards) == 2
+  np.testing.assert_array_equal(engine.fetch(new)['x'], [2, 2, 2])
+
+
+def test_all_devices_by_default_and_never_more_than_there_are():
+  assert parallel.PmapEngine().num_devices == 8
+  with pytest.raises(
+    errors.ConfigError, match=r'num_devices=9: must be at most 8'
+  ):
+    parallel.PmapEngine(9)
+
+
+def test_one_process_reads_all_rows():
+  assert parallel.PmapEngine(2).local_rows(6) == (0, 6)

@@ -1,0 +1,299 @@
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from td_flax import parallel, step
+from td_flax.data import masking
+from td_flax.dropping import importance
+
+VOCAB = 300
+
+
+class Trial:
+  """A compiled experiment on some devices."""
+
+  def __init__(self, config, special, num_devices):
+    self.steps = step.Steps(config, VOCAB, special)
+    self.engine = parallel.PmapEngine(num_devices)
+    self.shape = (config.train.batch_size, config.data.sequence_length)
+    table = self.steps.policy.initial_table(np.arange(VOCAB) + 1)
+    self._first = jax.device_get(jax.jit(self.steps.init)(table))
+    self._train = self.engine.compile_train(
+      self.steps.train, self.begin(), self.shape
+    )
+
+  def begin(self):
+    return self.engine.replicate(self._first)
+
+  def put(self, state):
+    """A state that was tampered with on the host."""
+    return self.engine.replicate(state)
+
+  def train(self, state, rows):
+    """One step; the state comes back to the host."""
+    state, metrics = self._train(self.put(state), self.engine.split(rows))
+    return self.engine.fetch(state), self.engine.fetch(metrics)
+
+  def run(self, make_rows, num_steps):
+    """Losses, state and last metrics; new random rows in every step."""
+    state, losses, metrics = self._first, [], None
+    for number in range(num_steps):
+      rows = make_rows(*self.shape, vocab_size=VOCAB, seed=number)
+      state, metrics = self.train(state, rows)
+      losses.append(metrics['loss_sum'] / metrics['weight'])
+    return np.array(losses), state, metrics
+
+
+@pytest.fixture(scope='module')
+def trials():
+  """Compiling is what takes time: each experiment is compiled once."""
+  return {}
+
+
+@pytest.fixture
+def trial(trials, make_config, special):
+  def make(num_devices=1, **overrides):
+    key = (num_devices, *sorted(overrides.items()))
+    if key not in trials:
+      trials[key] = Trial(make_config(**overrides), special, num_devices)
+    return trials[key]
+
+  return make
+
+
+DROP = {'drop__policy': 'cumulative_loss'}
+
+
+@pytest.mark.smoke
+def test_one_device_and_eight_learn_the_same(trial, make_rows):
+  alone, state_1, metrics_1 = trial(1, **DROP).run(make_rows, 20)
+  eight, state_8, metrics_8 = trial(8, **DROP).run(make_rows, 20)
+  np.testing.assert_allclose(alone, eight, atol=1e-5, rtol=0)
+  assert metrics_1['weight'] == metrics_8['weight'] == 8 * 4
+  # One table, from the sums of all devices.
+  np.testing.assert_allclose(state_1.importance, state_8.importance, atol=1e-5)
+  assert (state_1.importance != 10).sum() > 100
+
+
+def test_every_device_holds_the_same_table(trial, make_rows):
+  eight = trial(8, **DROP)
+  state, _ = eight._train(eight.begin(), eight.engine.split(make_rows(8)))
+  copies = [np.asarray(x.data) for x in state.importance.addressable_shards]
+  assert len(copies) == 8
+  for copy in copies[1:]:
+    np.testing.assert_array_equal(copy, copies[0])
+
+
+def test_microbatches_change_nothing_but_the_memory(trial, make_rows):
+  losses, state, _ = trial(1, **DROP).run(make_rows, 5)
+  parts = trial(2, **DROP, train__microbatches=4)
+  again, state_4, _ = parts.run(make_rows, 5)
+  np.testing.assert_allclose(losses, again, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(state.importance, state_4.importance, atol=1e-5)
+
+
+def test_the_same_run_twice_gives_the_same_bits(trial, make_rows):
+  dropout = trial(2, **DROP, model__dropout=0.1, model__attention_dropout=0.1)
+  losses, state, _ = dropout.run(make_rows, 3)
+  again, state_again, _ = dropout.run(make_rows, 3)
+  np.testing.assert_array_equal(losses, again)
+  chex.assert_trees_all_equal(state, state_again)
+  without, _, _ = trial(1, **DROP).run(make_rows, 3)
+  assert (losses != without).all()
+
+
+def test_keeping_everything_learns_what_plain_bert_learns(trial, make_rows):
+  losses, state, _ = trial().run(make_rows, 3)
+  kept, state_kept, _ = trial(**DROP, drop__keep=1.0).run(make_rows, 3)
+  np.testing.assert_allclose(losses, kept, atol=1e-5, rtol=0)
+  chex.assert_trees_all_close(state.params, state_kept.params, atol=1e-4)
+
+
+def test_policy_none_compiles_to_plain_bert(make_config, make_rows, special):
+  engine = parallel.PmapEngine(1)
+  texts = {}
+  for policy in ('none', 'random'):
+    steps = step.Steps(make_config(drop__policy=policy), VOCAB, special)
+    state = jax.eval_shape(steps.init, np.zeros(VOCAB, np.float32))
+    texts[policy] = engine.lower_train(steps.train, state, (8, 32)).as_text()
+  # Half of 32 tokens in a narrow span of width 16, and nowhere else.
+  assert '8x16x16xf32' not in texts['none']
+  assert '8x16x16xf32' in texts['random']
+  assert 'stablehlo.sort' not in texts['none'] + texts['random']
+
+
+def test_training_on_few_ids_learns_them(trial, make_rows):
+  one = trial(**DROP)
+  state, losses = one.begin(), []
+  rows = make_rows(8, vocab_size=12)  # 7 ordinary ids
+  for _ in range(100):
+    state, metrics = one.train(one.engine.fetch(state), rows)
+    losses.append(metrics['loss_sum'] / metrics['weight'])
+    state = one.put(state)
+  assert losses[0] == pytest.approx(np.log(VOCAB), abs=0.2)
+  assert np.mean(losses[-5:]) < 2.2  # close to log 7
+
+
+def test_the_table_takes_the_mean_over_the_global_batch(trial, make_rows):
+  rows = make_rows(8, vocab_size=20)  # every id is predicted several times
+  eight = trial(8, **DROP)
+  steps, before = eight.steps, eight.engine.fetch(eight.begin())
+  ids = jnp.asarray(rows, jnp.int32)
+  _, (_, observed) = steps._loss(
+    before.params, jnp.asarray(before.importance), 0, ids, jnp.arange(8)
+  )
+  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(8))
+  labels = np.asarray(steps._masked(ids, keys, 0.15).labels)
+  count = np.bincount(labels.ravel(), minlength=VOCAB)
+  np.testing.assert_array_equal(observed.weights, count)
+  assert (count > 1).any()
+  after, _ = eight.train(before, rows)
+  expected = importance.update(before.importance, observed, 0.995)
+  np.testing.assert_allclose(after.importance, expected, rtol=1e-5)
+
+
+@pytest.mark.smoke
+def test_padded_slots_and_specials_never_enter_the_table(
+  trial, make_rows, special
+):
+  one = trial(**DROP)
+  rows = make_rows(8)
+  rows[:, 6:] = special.pad  # one prediction per row, three empty slots
+  state = one.engine.fetch(one.begin())
+  for _ in range(3):
+    state, metrics = one.train(state, rows)
+  assert metrics['weight'] == 8
+  untouched = state.importance[list(special.as_tuple())]
+  np.testing.assert_array_equal(untouched, np.full(5, 10, np.float32))
+  assert (state.importance != 10).any()
+
+
+def learned(state):
+  return state.params, state.opt_state, state.importance
+
+
+def test_a_non_finite_update_changes_nothing_and_is_counted(trial, make_rows):
+  one = trial(**DROP)
+  state, _ = one.train(one.engine.fetch(one.begin()), make_rows(8))
+  sound = state.params
+  bad = dataclasses.replace(state, params=spoil(sound))
+  for count in (1, 2):
+    before = bad
+    bad, metrics = one.train(bad, make_rows(8, seed=count))
+    assert not np.isfinite(metrics['loss_sum'])
+    assert metrics['skipped'] == metrics['skipped_run'] == count
+    assert bad.step == before.step + 1
+    chex.assert_trees_all_equal(learned(bad), learned(before))
+  healed = dataclasses.replace(bad, params=sound)
+  healed, metrics = one.train(healed, make_rows(8))
+  assert (metrics['skipped'], metrics['skipped_run']) == (2, 0)
+  assert np.isfinite(metrics['loss_sum'])
+  assert (healed.importance != bad.importance).any()
+
+
+def spoil(params):
+  """NaN in one entry of one leaf."""
+  leaves, tree = jax.tree.flatten(params)
+  leaves[0] = np.array(leaves[0])
+  leaves[0].flat[0] = np.nan
+  return jax.tree.unflatten(tree, leaves)
+
+
+def test_an_update_that_overflows_the_parameters_is_skipped(trial, make_rows):
+  huge = trial(optimizer__learning_rate=1e38, optimizer__warmup=0.0)
+  before = huge.engine.fetch(huge.begin())
+  after, metrics = huge.train(before, make_rows(8))
+  assert np.isfinite(metrics['loss_sum'])
+  assert metrics['skipped'] == 1
+  chex.assert_trees_all_equal(learned(after), learned(before))
+
+
+def test_a_skipped_update_does_not_delay_the_schedule(trial, make_rows):
+  one = trial(**DROP)
+  state = one.engine.fetch(one.begin())
+  spoilt = dataclasses.replace(state, params=spoil(state.params))
+  skipped, _ = one.train(spoilt, make_rows(8))
+  skipped = dataclasses.replace(skipped, params=state.params)
+  _, after_skip = one.train(skipped, make_rows(8))
+  second, _ = one.train(state, make_rows(8))
+  _, after_step = one.train(second, make_rows(8))
+  assert after_skip['learning_rate'] == after_step['learning_rate']
+
+
+def test_bfloat16_trains_on_float32_parameters(trial, make_rows):
+  half = trial(**DROP, model__dtype='bfloat16')
+  losses, state, metrics = half.run(make_rows, 3)
+  exact, _, _ = trial(**DROP).run(make_rows, 3)
+  np.testing.assert_allclose(losses, exact, atol=0.05)
+  assert metrics['skipped'] == 0
+  assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {'float32'}
+
+
+@pytest.fixture
+def evaluate(make_config, special):
+  """Evaluates rows; overrides choose the experiment."""
+
+  def run(rows, first=0, **overrides):
+    config = make_config(**overrides)
+    steps = step.Steps(config, VOCAB, special)
+    engine = parallel.PmapEngine(1)
+    table = np.zeros(VOCAB, np.float32)
+    plain = step.Steps(make_config(), VOCAB, special)
+    params = jax.device_get(jax.jit(plain.init)(table)).params
+    sums = engine.map_eval(steps.evaluate)(
+      engine.replicate(params),
+      engine.split(rows),
+      engine.replicate(np.int32(first)),
+    )
+    return engine.fetch(sums)
+
+  return run
+
+
+@pytest.mark.smoke
+def test_evaluation_never_drops_and_ignores_how_training_masks(
+  evaluate, make_rows
+):
+  rows = make_rows(8, seed=5)
+  expected = evaluate(rows)
+  assert expected.weight == 8 * 4  # 15% of 32
+  for changes in (
+    {'drop__policy': 'random', 'drop__keep': 10.0},
+    {'drop__policy': 'cumulative_loss', 'train__mask_rate': 0.3},
+    {'train__seed': 7, 'model__dropout': 0.5, 'model__attention_dropout': 0.5},
+  ):
+    chex.assert_trees_all_equal(evaluate(rows, **changes), expected)
+  assert evaluate(rows, eval__seed=1).loss != expected.loss
+
+
+def test_evaluation_of_parts_adds_up_to_the_whole(evaluate, make_rows):
+  rows = make_rows(8)
+  whole = evaluate(rows)
+  parts = [evaluate(rows[i : i + 4], first=i) for i in (0, 4)]
+  np.testing.assert_allclose(
+    whole.loss, sum(part.loss for part in parts), rtol=1e-6
+  )
+  assert whole.weight == sum(part.weight for part in parts)
+
+
+def test_rows_of_padding_count_for_nothing(evaluate, make_rows, special):
+  rows = make_rows(4)
+  padding = np.full_like(rows, special.pad)
+  padded, alone = evaluate(np.concatenate([rows, padding])), evaluate(rows)
+  assert padded.weight == alone.weight
+  np.testing.assert_allclose(padded.loss, alone.loss, rtol=1e-6)
+
+
+def test_initial_parameters_depend_on_the_seed_alone(make_config, special):
+  def begin(**overrides):
+    steps = step.Steps(make_config(**overrides), VOCAB, special)
+    return jax.jit(steps.init)(np.zeros(VOCAB, np.float32)).params
+
+  first = begin()
+  chex.assert_trees_all_equal(first, begin(drop__policy='random'))
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(first, begin(train__seed=1))

@@ -1,0 +1,83 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from td_flax import summary
+from td_flax.workdir import Workdir
+
+CONTENT = {
+  'step': 1200,
+  'devices': 2,
+  'platform': 'cpu',
+  'first_eval_loss': 9.01,
+  'last_eval_loss': 5.5,
+  'skipped_updates': 0,
+  'layer_tokens_kept': 0.75,
+  'flops_ratio': 0.7551,
+}
+
+
+@pytest.fixture
+def page(make_config, tmp_path):
+  packed = types.SimpleNamespace(directory=tmp_path / 'packed')
+
+  def make(content=CONTENT, **overrides):
+    config = make_config(**overrides)
+    return summary.page(content, config, Workdir(tmp_path), packed)
+
+  return make
+
+
+def test_the_page_says_what_happened_and_where_it_is(page, tmp_path):
+  text = page(drop__policy='random')
+  for words in (
+    '1,200 steps',
+    '9.010 -> 5.500',
+    '25.0% of layer-tokens',
+    '0.755 of',
+    str(tmp_path / 'checkpoints'),
+    str(tmp_path / 'packed'),
+    str(tmp_path / 'tensorboard'),
+    '--config.drop.policy=none',
+  ):
+    assert words in text
+  assert 'tokens/s' not in text  # a run that was already done took no step
+  assert 'most important' not in text
+  assert 'skipped updates' not in text
+
+
+def test_the_page_leaves_out_what_does_not_apply(page):
+  text = page(log__tensorboard=False)
+  assert 'tensorboard' not in text
+  assert 'without dropping' not in text  # nothing was dropped
+
+
+def test_speed_and_skipped_updates_are_told(page):
+  speed = {'tokens_per_second': 12345.6, 'data_wait_share': 0.004}
+  text = page({**CONTENT, **speed, 'skipped_updates': 3})
+  assert '12,346 tokens/s on 2 cpu devices, 0.4% of the time' in text
+  assert 'skipped updates  3' in text
+
+
+def test_extremes_come_from_known_ids_that_are_no_specials(page, special):
+  tokenizer = types.SimpleNamespace(special=special, piece=lambda i: f'<{i}>')
+  table = np.arange(40, dtype=np.float32)
+  known = np.ones(40, bool)
+  known[39] = False  # the largest, but never updated
+  found = summary.extremes(tokenizer, table, known)
+  lines = page({**CONTENT, **found}).splitlines()
+  start = next(i for i, line in enumerate(lines) if 'most important' in line)
+  rows = [line.split() for line in lines[start + 1 : start + 11]]
+  assert [row[0] for row in rows] == [f'<{i}>' for i in range(38, 28, -1)]
+  # Ids 0 to 4 are the specials.
+  assert [row[2] for row in rows] == [f'<{i}>' for i in range(5, 15)]
+  assert summary.extremes(tokenizer, table, None) == {}
+  assert summary.extremes(tokenizer, table, np.zeros(40, bool)) == {}
+
+
+def test_the_json_is_written_whole(tmp_path):
+  summary.write(tmp_path / 'summary.json', CONTENT)
+  assert json.loads((tmp_path / 'summary.json').read_text()) == CONTENT
+  assert [path.name for path in tmp_path.iterdir()] == ['summary.json']

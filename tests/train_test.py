@@ -1,0 +1,335 @@
+"""The command as people run it: fresh processes, signals, resumes."""
+
+import json
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+NUM_STEPS = 300
+# Differs between equal runs: what a clock measured.
+CLOCKED = ('throughput/',)
+
+
+def write_corpus(path, documents=160):
+  rng = random.Random(0)
+  letters = 'abcdefghijklmnopqrstuvwxyz'
+  words = [
+    ''.join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(150)
+  ]
+  texts = [
+    ' '.join(rng.choices(words, k=rng.randint(20, 60)))
+    for _ in range(documents)
+  ]
+  path.write_text('\n\n'.join(texts) + '\n')
+
+
+def arguments(workspace, workdir, **overrides):
+  values = {
+    'data.files': workspace / 'corpus.txt',
+    'data.dir': workspace / 'packed',
+    'data.sequence_length': 32,
+    'data.vocab_size': 340,
+    'model.num_layers': 3,
+    'model.hidden_dim': 16,
+    'model.num_heads': 2,
+    'model.mlp_dim': 32,
+    'drop.first_layer': 1,
+    'drop.last_layer': 1,
+    'train.num_steps': NUM_STEPS,
+    'train.batch_size': 16,
+    'eval.every': 40,
+    'checkpoint.every': 20,
+    'log.every': 7,
+  }
+  values |= {k.replace('__', '.'): v for k, v in overrides.items()}
+  return [
+    sys.executable,
+    '-m',
+    'td_flax.main',
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    *(f'--config.{key}={value}' for key, value in values.items()),
+  ]
+
+
+def start(command):
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process, timeout=240):
+  try:
+    out, err = process.communicate(timeout=timeout)
+  except subprocess.TimeoutExpired:
+    process.kill()  # SIGTERM is swallowed by jax.distributed
+    out, err = process.communicate()
+    pytest.fail(f'timed out\n{out}\n{err}')
+  return process.returncode, out, err
+
+
+def run(command):
+  return finish(start(command))
+
+
+def rows(workdir, *, clocked=False):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  parsed = [json.loads(line) for line in lines]
+  if clocked:
+    return parsed
+  return [
+    {k: v for k, v in row.items() if not k.startswith(CLOCKED)}
+    for row in parsed
+  ]
+
+
+def summary(workdir):
+  return json.loads((workdir / 'summary.json').read_text())
+
+
+def wait_for(condition, process, timeout=200):
+  """Polls; a process that ends first fails the test."""
+  deadline = time.monotonic() + timeout
+  while not condition():
+    if process.poll() is not None or time.monotonic() > deadline:
+      process.kill()
+      pytest.fail(f'ended before: {process.communicate()}')
+    time.sleep(0.01)
+
+
+def has_step(workdir, step):
+  return (workdir / 'checkpoints' / str(step)).is_dir()
+
+
+@pytest.fixture(scope='module')
+def workspace(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('training')
+  write_corpus(folder / 'corpus.txt')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def whole(workspace):
+  """An uninterrupted run."""
+  workdir = workspace / 'whole'
+  code, out, err = run(arguments(workspace, workdir))
+  assert code == 0, err
+  return workdir, out
+
+
+@pytest.mark.smoke
+def test_a_run_leaves_what_others_rely_on(whole, workspace):
+  workdir, out = whole
+  assert json.loads((workdir / 'config.json').read_text())
+  assert (workdir / 'tokenizer' / 'tokenizer.model').is_file()
+  assert list((workdir / 'tensorboard').glob('events*'))
+  assert (workspace / 'packed' / 'manifest.json').is_file()
+  steps = [row['step'] for row in rows(workdir)]
+  assert steps == sorted(set(steps))
+  assert steps[0] == 0
+  assert steps[-1] == NUM_STEPS
+  kept = {path.name for path in (workdir / 'checkpoints').iterdir()}
+  assert {'260', '280', '300'} <= kept
+  result = summary(workdir)
+  assert result['step'] == NUM_STEPS
+  assert (result['devices'], result['processes']) == (8, 1)
+  assert result['resumed_from'] is None
+  assert result['layer_tokens_kept'] == pytest.approx(5 / 6)
+  assert len(result['params_sha256']) == 64
+  assert result['last_eval_loss'] < result['first_eval_loss'] - 0.2
+  for words in (
+    'held-out loss',
+    'tokens/s',
+    'layer-tokens skipped',
+    'most important',
+    'least important',
+    str(workdir),
+    'what next',
+  ):
+    assert words in out
+
+
+def test_every_measurement_is_in_its_row(whole):
+  workdir, _ = whole
+  by_step = {row['step']: row for row in rows(workdir, clocked=True)}
+  assert set(by_step[0]) == {'step', 'eval/loss', 'eval/accuracy'}
+  assert {
+    'train/loss', 'train/accuracy', 'train/grad_norm', 'train/learning_rate',
+    'train/skipped_updates', 'throughput/tokens_per_second',
+    'throughput/data_wait_share', 'drop/layer_tokens_kept', 'importance/q50',
+    'importance/updated',
+  } <= set(by_step[7])  # fmt: skip
+  assert set(by_step[40]) == {'step', 'eval/loss', 'eval/accuracy'}
+  assert {'train/loss', 'eval/loss'} <= set(by_step[NUM_STEPS])
+  assert summary(workdir)['last_eval_loss'] == by_step[NUM_STEPS]['eval/loss']
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'),
+  [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)],
+)
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
+  whole, workspace, number, code
+):
+  expected, _ = whole
+  workdir = workspace / number.name
+  command = arguments(workspace, workdir)
+  manifest = json.loads((workspace / 'packed/manifest.json').read_text())
+  epoch = manifest['splits']['train']['rows'] / 16  # steps
+  process = start(command)
+  wait_for(lambda: has_step(workdir, 60), process)
+  assert epoch < 60, 'the interruption must fall behind the first epoch'
+  process.send_signal(number)
+  interrupted, _, err = finish(process)
+  assert interrupted == code, err
+  assert not (workdir / 'summary.json').exists()
+  if code == 75:
+    assert 'the same command resumes' in err.splitlines()[-1]
+  code, _, err = run(command)
+  assert code == 0, err
+  assert rows(workdir) == rows(expected)
+  result, reference = summary(workdir), summary(expected)
+  assert result['resumed_from'] >= 60
+  assert result['params_sha256'] == reference['params_sha256']
+  assert result['first_eval_loss'] == reference['first_eval_loss']
+
+
+def test_a_workdir_of_another_run_is_refused_and_left_alone(whole, workspace):
+  workdir, _ = whole
+  before = {
+    path: path.stat().st_mtime_ns
+    for path in sorted(workdir.rglob('*'))
+    if path.is_file()
+  }
+  command = arguments(
+    workspace, workdir, drop__keep=0.75, optimizer__learning_rate=0.1
+  )
+  code, _, err = run(command)
+  assert code == 1
+  assert 'drop.keep=0.5 there, 0.75 here' in err
+  assert 'optimizer.learning_rate=0.002 there, 0.1 here' in err
+  assert 'Traceback' not in err
+  after = {
+    path: path.stat().st_mtime_ns
+    for path in sorted(workdir.rglob('*'))
+    if path.is_file()
+  }
+  assert after == before
+
+
+def test_an_impossible_config_writes_nothing(workspace, tmp_path):
+  workdir = tmp_path / 'never'
+  code, _, err = run(arguments(workspace, workdir, drop__keep=5.0))
+  assert code == 2
+  assert err.startswith('error: drop.keep=5.0: must be at least P+2=6')
+  assert not workdir.exists()
+  code, _, err = run(arguments(workspace, workdir, train__batch_size=12))
+  assert code == 2
+  assert 'train.batch_size=12: must be divisible by 8 devices' in err
+  assert not workdir.exists()
+
+
+def test_a_run_of_non_finite_losses_stops_with_finite_checkpoints(
+  workspace, tmp_path
+):
+  workdir = tmp_path / 'broken'
+  code, _, err = run(
+    arguments(
+      workspace,
+      workdir,
+      optimizer__learning_rate=1e37,
+      optimizer__warmup=0.0,
+      optimizer__clip_norm=0.0,
+      train__max_nonfinite=5,
+      checkpoint__every=1,
+    )
+  )
+  assert code == 1
+  assert 'updates in a row had a non-finite loss' in err.splitlines()[-1]
+  assert 'Traceback' not in err
+  from td_flax import checkpoint
+
+  newest = max(
+    (workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name)
+  )
+  arrays, _ = checkpoint._read(newest)
+  for name, array in arrays.items():
+    assert np.isfinite(np.asarray(array, np.float64)).all(), name
+
+
+def test_training_can_start_from_another_runs_parameters(whole, workspace):
+  source, _ = whole
+  workdir = workspace / 'continued'
+  code, _, err = run(
+    arguments(
+      workspace,
+      workdir,
+      train__init_from=source,
+      train__num_steps=10,
+      drop__policy='none',
+    )
+  )
+  assert code == 0, err
+  expected = summary(source)['last_eval_loss']
+  assert summary(workdir)['first_eval_loss'] == expected
+  assert summary(workdir)['layer_tokens_kept'] == 1
+
+
+def free_port():
+  with socket.socket() as listener:
+    listener.bind(('localhost', 0))
+    return listener.getsockname()[1]
+
+
+def run_two_processes(command, environment_devices=4):
+  flag = f'--xla_force_host_platform_device_count={environment_devices}'
+  port = free_port()
+  processes = [
+    subprocess.Popen(
+      [
+        'env', f'XLA_FLAGS={flag}', *command,
+        f'--coordinator=localhost:{port}', '--num_processes=2',
+        f'--process_id={index}',
+      ],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    for index in range(2)
+  ]  # fmt: skip
+  return [finish(process) for process in processes]
+
+
+def test_two_processes_train_what_one_does_and_never_prepare_data(
+  whole, workspace
+):
+  expected, _ = whole
+  unprepared = arguments(
+    workspace, workspace / 'two', data__dir=workspace / 'nothing'
+  )
+  for code, _, err in run_two_processes(unprepared):
+    assert code == 1
+    assert 'python -m td_flax.tools.prepare --config=' in err
+  assert not (workspace / 'nothing').exists()
+  command = arguments(workspace, workspace / 'two')
+  for code, _, err in run_two_processes(command):
+    assert code == 0, err
+  result = summary(workspace / 'two')
+  assert (result['devices'], result['processes']) == (8, 2)
+  for row, reference in zip(
+    rows(workspace / 'two'), rows(expected), strict=True
+  ):
+    assert row['step'] == reference['step']
+    for name in ('train/loss', 'eval/loss'):
+      if name in reference:
+        assert row[name] == pytest.approx(reference[name], abs=1e-3)
