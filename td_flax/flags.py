@@ -6,6 +6,7 @@ every mistake on the command line is one line on stderr and exit 2, every other
 """
 
 import difflib
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -116,6 +117,8 @@ def run(main: Callable[[], Any]) -> None:
 
   def guarded(argv: list[str]) -> None:
     del argv
+    # jax reports every backend it does not find.
+    logging.getLogger('jax').setLevel(logging.WARNING)
     try:
       main()
     except errors.UserError as error:

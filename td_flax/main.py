@@ -4,7 +4,6 @@ Worker processes of the data preparation import this module again, so nothing
 heavy is imported at its top.
 """
 
-import logging
 import pathlib
 import re
 
@@ -31,8 +30,6 @@ _PROCESS_ID = absl_flags.DEFINE_integer(
 
 def main() -> None:
   """Checks the config, joins the other processes, trains."""
-  # jax reports every backend it does not find.
-  logging.getLogger('jax').setLevel(logging.WARNING)
   config = flags.load()
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
   _join_processes()

@@ -81,12 +81,9 @@ class PmapEngine:
       donate_argnums=0,
       devices=self.devices,
     )
-    rows, length = shape
-    batch = jax.ShapeDtypeStruct(
-      (self.num_devices, rows // self.num_devices, length),
-      np.uint16,
-      sharding=self._split,
-    )
+    start, stop = self.local_rows(shape[0])
+    # Several processes: pmap takes abstract arrays for host-local ones.
+    batch = self.split(np.zeros((stop - start, shape[1]), np.uint16))
     return mapped.lower(state, batch)
 
   def compile_train(
