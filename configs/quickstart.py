@@ -36,7 +36,7 @@ def get_config():
   config.optimizer.learning_rate = 2e-3
   config.optimizer.warmup = 0.1
 
-  config.train.num_steps = 300
+  config.train.num_steps = 240
   config.train.batch_size = 32
 
   config.eval.every = 60
