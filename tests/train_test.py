@@ -272,19 +272,31 @@ def test_a_run_of_non_finite_losses_stops_with_finite_checkpoints(
 def test_training_can_start_from_another_runs_parameters(whole, workspace):
   source, _ = whole
   workdir = workspace / 'continued'
+  short = {'train__num_steps': 10, 'drop__policy': 'none'}
+  for wrong, code, message in (
+    (workspace / 'nowhere', 2, 'does not exist'),
+    (workspace / 'packed', 1, 'neither a workdir with checkpoints'),
+  ):
+    refused, _, err = run(
+      arguments(workspace, workdir, train__init_from=wrong, **short)
+    )
+    assert refused == code
+    assert message in err.splitlines()[-1]
+    assert not (workdir / 'config.json').exists()
   code, _, err = run(
     arguments(
       workspace,
       workdir,
       train__init_from=source,
-      train__num_steps=10,
-      drop__policy='none',
+      train__profile_steps='3:5',
+      **short,
     )
   )
   assert code == 0, err
   expected = summary(source)['last_eval_loss']
   assert summary(workdir)['first_eval_loss'] == expected
   assert summary(workdir)['layer_tokens_kept'] == 1
+  assert list((workdir / 'profile').rglob('*.pb'))
 
 
 def free_port():
