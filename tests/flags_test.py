@@ -36,7 +36,7 @@ def test_overrides_reach_the_config():
   [
     ([], '--config: missing'),
     (['--config=configs/nope.py'], '--config=configs/nope.py: no such file'),
-    (['--config=README.md'], 'is no config file'),
+    (['--config=td_flax/errors.py'], 'is no config file'),
     (
       ['--config=configs/quickstart.py', '--config.drop.polcy=none'],
       'drop.polcy: no such key; did you mean drop.policy?',
