@@ -39,11 +39,11 @@ class Arm:
   def __init__(self, config: config_lib.Config):
     size = config.data.vocab_size
     self.config = config
-    self.steps = step.Steps(config, size, _SPECIAL)
-    self.engine = parallel.PmapEngine(config.parallel.num_devices)
+    self.engine = parallel.make(config.parallel)
+    self.steps = step.Steps(config, size, _SPECIAL, self.engine)
     table = self.steps.policy.initial_table(np.ones(size, np.int64))
     state = jax.device_get(jax.jit(self.steps.init)(table))
-    self.state = self.engine.replicate(state)
+    self.state = self.engine.place(state)
     shape = config.train.batch_size, config.data.sequence_length
     rows = np.random.default_rng(0).integers(5, size, shape, np.uint16)
     rows[:, 0], rows[:, -1] = _SPECIAL.cls, _SPECIAL.sep
@@ -86,7 +86,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   ratios = np.array(seconds['dropped']) / np.array(seconds['plain'])
   dropped, plain = arms['dropped'], arms['plain']
   tokens = config.train.batch_size * config.data.sequence_length
-  row_flops = {n: arm.flops(arm.steps.policy.plan()) for n, arm in arms.items()}
+  row_flops = {n: arm.flops(arm.steps.plan) for n, arm in arms.items()}
   return {
     'config': config.name,
     'policy': config.drop.policy,

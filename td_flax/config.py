@@ -92,6 +92,13 @@ class ModelConfig:
   num_heads: int = _at_least(12, 1)
   mlp_dim: int = _at_least(3072, 1)
   max_positions: int = _at_least(512, 8)
+  # How attention is computed; `auto` picks by platform, length and dropout.
+  attention: str = _choice('auto', 'plain', 'splash', 'cudnn')
+  # What the backward pass recomputes to save memory: nothing, all but the
+  # matmuls' results, or whole layers.
+  remat: str = _choice('none', 'dots', 'layer')
+  # Layers that see the same tokens are one compiled loop: compiles faster.
+  scan_layers: bool = False
   # An NSP-free pooler: created and exported; pretraining leaves it as it is.
   pooler: bool = False
   dropout: float = _share(0.1)
@@ -153,6 +160,8 @@ class TrainConfig:
   batch_size: int = _at_least(512, 1)
   # Gradient accumulation: each device's rows in this many parts.
   microbatches: int = _at_least(1, 1)
+  # The last layer computes the predicted positions only: exact, and cheaper.
+  predicted_only_last_layer: bool = True
   # P = floor(mask_rate * N) predicted positions per full row.
   mask_rate: float = _field(0.15, 'above 0, below 1', lambda x: 0 < x < 1)
   seed: int = _seed()
@@ -202,6 +211,9 @@ class LogConfig:
 class ParallelConfig:
   """How the step is mapped over devices."""
 
+  # `pmap` holds the whole state on every device; `sharded` splits parameters
+  # and optimizer state over them, for models that outgrow one.
+  engine: str = _choice('pmap', 'sharded')
   # Devices per process; 0 is all.
   num_devices: int = _at_least(0, 0)
 

@@ -21,7 +21,7 @@ class Evaluator:
     self,
     config: Config,
     steps: step.Steps,
-    engine: parallel.PmapEngine,
+    engine: parallel.Engine,
     rows: Rows,
   ):
     """Reads the rows: `eval.num_rows`, evenly spaced over the held-out ones."""

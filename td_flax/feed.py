@@ -28,7 +28,7 @@ class Feed:
   def __init__(
     self,
     pipeline: Pipeline,
-    engine: parallel.PmapEngine,
+    engine: parallel.Engine,
     rows: tuple[int, int],
     start: int,
     stop: int,

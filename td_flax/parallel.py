@@ -1,90 +1,94 @@
 """How steps are mapped over devices and processes; the only file that knows.
 
-`jax.pmap` with `None` axes: the state is one ordinary replicated array per
-leaf (no leading device axis), the batch has one. A process holds the rows of
-its own devices only; row i of the global batch lies on the same device
-whatever the number of processes, because devices are ordered by process.
+An engine is the `Devices` of a step, compiles it, and moves arrays. A process
+holds the rows of its own devices only; row i of the global batch lies on the
+same device whatever the number of processes, because devices are ordered by
+process.
+
+`pmap` (data parallelism): `jax.pmap` with `None` axes. The state is one
+ordinary replicated array per leaf, without a leading device axis; the batch has
+one. `sharded` (the same, fully sharded): `jax.jit` on global arrays, where
+every leaf of the state is split over the devices and XLA gathers what a layer
+needs when it needs it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from td_flax import errors
+from td_flax.config import ParallelConfig
+from td_flax.devices import Kernel
 
 _AXIS = 'data'
 
 
-class PmapEngine:
-  """Data parallelism: rows split over devices, everything else replicated."""
+def make(
+  config: ParallelConfig, devices: Sequence[jax.Device] | None = None
+) -> 'Engine':
+  """The engine that `parallel.engine` names.
 
-  def __init__(self, num_devices: int = 0):
-    """Picks the devices.
+  Args:
+    config: the `parallel` section.
+    devices: to compile for, which need not be attached; None takes the first
+      `parallel.num_devices` of every process.
 
-    Args:
-      num_devices: devices per process; 0 takes all.
+  Raises:
+    errors.ConfigError: a process has fewer devices.
+  """
+  if devices is None:
+    devices = _attached(config.num_devices)
+  engines = {'pmap': PmapEngine, 'sharded': ShardedEngine}
+  return engines[config.engine](devices)
 
-    Raises:
-      errors.ConfigError: a process has fewer devices.
-    """
-    local = jax.local_devices()
-    if num_devices > len(local):
-      raise errors.ConfigError(
-        f'parallel.num_devices={num_devices}: must be at most {len(local)}, '
-        f'the devices of process {jax.process_index()}'
-      )
-    by_process: dict[int, list[jax.Device]] = {}
-    for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id)):
-      by_process.setdefault(device.process_index, []).append(device)
-    taken = num_devices or len(local)
-    self.devices = [d for ds in by_process.values() for d in ds[:taken]]
+
+def _attached(num_devices: int) -> list[jax.Device]:
+  """The first devices of every process; 0 is all."""
+  local = jax.local_devices()
+  if num_devices > len(local):
+    raise errors.ConfigError(
+      f'parallel.num_devices={num_devices}: must be at most {len(local)}, '
+      f'the devices of process {jax.process_index()}'
+    )
+  by_process: dict[int, list[jax.Device]] = {}
+  for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id)):
+    by_process.setdefault(device.process_index, []).append(device)
+  taken = num_devices or len(local)
+  return [device for all_ in by_process.values() for device in all_[:taken]]
+
+
+class Engine:
+  """What both engines share.
+
+  Args:
+    devices: in the order of the rows they hold.
+
+  Attributes:
+    devices: the same.
+    num_devices: how many, over all processes.
+    platform: theirs.
+  """
+
+  def __init__(self, devices: Sequence[jax.Device]):
+    self.devices = list(devices)
     self.num_devices = len(self.devices)
-    mesh = jax.sharding.Mesh(np.array(self.devices), (_AXIS,))
-    self._replicated = NamedSharding(mesh, PartitionSpec())
-    self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
+    self.platform = self.devices[0].platform
+    self._mesh = jax.sharding.Mesh(np.array(self.devices), (_AXIS,))
+    self._replicated = NamedSharding(self._mesh, PartitionSpec())
+    self._rows = NamedSharding(self._mesh, PartitionSpec(_AXIS))
     # Several steps in flight deadlock gloo, the CPU's collectives.
-    self._in_step = jax.process_count() > 1 and local[0].platform == 'cpu'
+    self._in_step = jax.process_count() > 1 and self.platform == 'cpu'
 
   def local_rows(self, batch_size: int) -> tuple[int, int]:
     """The rows [start, stop) of a global batch that this process reads."""
     per_process = batch_size // jax.process_count()
     start = jax.process_index() * per_process
     return start, start + per_process
-
-  def sum(self, tree: Any) -> Any:
-    """Adds a pytree up over all devices; for use inside a step."""
-    return jax.lax.psum(tree, _AXIS)
-
-  def first_row(self, rows: int) -> Int[Array, '']:
-    """Where this device's rows begin; for use inside a step."""
-    return jax.lax.axis_index(_AXIS) * rows
-
-  def lower_train(
-    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
-  ) -> jax.stages.Lowered:
-    """`step(engine, state, rows)`, mapped over the devices, for the compiler.
-
-    Args:
-      step: per device; returns the new state and scalars.
-      state: as it will be passed, or its shapes and dtypes.
-      shape: rows of the global batch, and N.
-    """
-    mapped = jax.pmap(
-      lambda state, rows: step(self, state, rows),
-      axis_name=_AXIS,
-      in_axes=(None, 0),
-      out_axes=None,
-      donate_argnums=0,
-      devices=self.devices,
-    )
-    start, stop = self.local_rows(shape[0])
-    # Several processes: pmap takes abstract arrays for host-local ones.
-    batch = self.split(np.zeros((stop - start, shape[1]), np.uint16))
-    return mapped.lower(state, batch)
 
   def compile_train(
     self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
@@ -97,17 +101,6 @@ class PmapEngine:
     """
     return self._paced(self.lower_train(step, state, shape).compile())
 
-  def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps `step(engine, params, rows, first)`."""
-    mapped = jax.pmap(
-      lambda params, rows, first: step(self, params, rows, first),
-      axis_name=_AXIS,
-      in_axes=(None, 0, None),
-      out_axes=None,
-      devices=self.devices,
-    )
-    return self._paced(mapped)
-
   def _paced(self, mapped: Callable[..., Any]) -> Callable[..., Any]:
     if not self._in_step:
       return mapped
@@ -115,20 +108,170 @@ class PmapEngine:
 
   def replicate(self, tree: Any) -> Any:
     """Host values, the same in every process -> arrays on every device."""
-    return jax.tree.map(self._put_replicated, tree)
+    return jax.tree.map(lambda x: _put(x, self._replicated), tree)
 
-  def _put_replicated(self, leaf: Any) -> Array:
-    leaf = np.asarray(leaf)
-    return jax.make_array_from_callback(
-      leaf.shape, self._replicated, lambda index: leaf[index]
+
+class PmapEngine(Engine):
+  """Data parallelism: rows split over devices, everything else replicated."""
+
+  shards = 1
+
+  def sum(self, tree: Any) -> Any:
+    """Adds a pytree up over all devices; for use inside a step."""
+    return jax.lax.psum(tree, _AXIS)
+
+  def first_row(self, rows: int) -> Int[Array, '']:
+    """Where this device's rows begin; for use inside a step."""
+    return jax.lax.axis_index(_AXIS) * rows
+
+  def by_rows(self, x: Array) -> Array:
+    """A device sees nothing but its rows."""
+    return x
+
+  def wrap_kernel(self, kernel: Kernel) -> Kernel:
+    """The kernel itself: it runs on one device."""
+    return kernel
+
+  def lower_train(
+    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+  ) -> jax.stages.Lowered:
+    """`step(state, rows)`, mapped over the devices, for the compiler.
+
+    Args:
+      step: per device; returns the new state and scalars.
+      state: as it will be passed, or its shapes and dtypes.
+      shape: rows of the global batch, and N.
+    """
+    mapped = jax.pmap(
+      step,
+      axis_name=_AXIS,
+      in_axes=(None, 0),
+      out_axes=None,
+      donate_argnums=0,
+      devices=self.devices,
     )
+    rows, n = shape
+    batch = jax.ShapeDtypeStruct(
+      (self.num_devices, rows // self.num_devices, n), jnp.uint16
+    )
+    if jax.process_count() > 1:
+      # Here pmap takes abstract arrays for host-local ones.
+      start, stop = self.local_rows(rows)
+      batch = self.split(np.zeros((stop - start, n), np.uint16))
+    return mapped.lower(state, batch)
+
+  def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps `step(params, rows, first)`."""
+    mapped = jax.pmap(
+      step,
+      axis_name=_AXIS,
+      in_axes=(None, 0, None),
+      out_axes=None,
+      devices=self.devices,
+    )
+    return self._paced(mapped)
+
+  def place(self, state: Any) -> Any:
+    """A train state from the host -> on every device."""
+    return self.replicate(state)
 
   def split(self, rows: Int[np.ndarray, 'B N']) -> Array:
     """This process' rows of a global batch -> on its devices, in order."""
     local = self.num_devices // jax.process_count()
     rows = rows.reshape(local, -1, *rows.shape[1:])
-    return jax.make_array_from_process_local_data(self._split, rows)
+    return jax.make_array_from_process_local_data(self._rows, rows)
 
   def fetch(self, tree: Any) -> Any:
     """Replicated arrays -> host values; waits for the device."""
     return jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
+
+
+class ShardedEngine(Engine):
+  """Rows, parameters and optimizer state split over devices."""
+
+  def __init__(self, devices: Sequence[jax.Device]):
+    super().__init__(devices)
+    self.shards = self.num_devices
+
+  def sum(self, tree: Any) -> Any:
+    """Sums over global arrays are whole; they are kept where the state is."""
+    return jax.tree.map(
+      lambda x: jax.lax.with_sharding_constraint(x, self._sharding(x)), tree
+    )
+
+  def first_row(self, rows: int) -> Int[Array, '']:
+    """A step sees the whole batch."""
+    del rows
+    return jnp.int32(0)
+
+  def by_rows(self, x: Array) -> Array:
+    """Keeps an activation [B, ...] with its rows, whatever the weights do."""
+    return jax.lax.with_sharding_constraint(x, self._rows)
+
+  def wrap_kernel(self, kernel: Kernel) -> Kernel:
+    """The kernel on each device's rows."""
+    return jax.shard_map(
+      kernel,
+      mesh=self._mesh,
+      in_specs=PartitionSpec(_AXIS),
+      out_specs=PartitionSpec(_AXIS),
+      check_vma=False,  # a Pallas kernel does not say over what it varies
+    )
+
+  def _sharding(self, leaf: Any) -> NamedSharding:
+    """Splits the largest dimension that the devices divide; vectors stay."""
+    shape = np.shape(leaf)
+    divided = [i for i, n in enumerate(shape) if n % self.num_devices == 0]
+    if len(shape) < 2 or not divided:
+      return self._replicated
+    axis = max(divided, key=lambda i: shape[i])
+    return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, _AXIS))
+
+  def lower_train(
+    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+  ) -> jax.stages.Lowered:
+    """`step(state, rows)` on global arrays, for the compiler.
+
+    Args:
+      step: returns the new state and scalars.
+      state: as it will be passed, or its shapes and dtypes.
+      shape: rows of the global batch, and N.
+    """
+    shardings = jax.tree.map(self._sharding, state)
+    mapped = jax.jit(
+      step,
+      in_shardings=(shardings, self._rows),
+      out_shardings=(shardings, self._replicated),
+      donate_argnums=0,
+    )
+    return mapped.lower(state, jax.ShapeDtypeStruct(shape, jnp.uint16))
+
+  def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles `step(params, rows, first)` for where its arguments are."""
+    return self._paced(jax.jit(step, out_shardings=self._replicated))
+
+  def place(self, state: Any) -> Any:
+    """A train state from the host -> split over the devices."""
+    return jax.tree.map(lambda x: _put(x, self._sharding(x)), state)
+
+  def split(self, rows: Int[np.ndarray, 'B N']) -> Array:
+    """This process' rows of a global batch -> on its devices, in order."""
+    return jax.make_array_from_process_local_data(self._rows, rows)
+
+  def fetch(self, tree: Any) -> Any:
+    """Arrays, leaf by leaf made whole -> host values; waits for the device."""
+
+    def whole(x: Array) -> np.ndarray:
+      if not (x.is_fully_addressable or x.is_fully_replicated):
+        # One leaf at a time: the state as a whole may fit no device.
+        x = jax.jit(lambda x: x, out_shardings=self._replicated)(x)
+      return np.asarray(x)
+
+    return jax.tree.map(whole, tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+  leaf = np.asarray(leaf)
+  return jax.make_array_from_callback(
+    leaf.shape, sharding, lambda index: leaf[index]
+  )

@@ -1,12 +1,12 @@
 """The train state and the pure functions on it: per device, no I/O.
 
 A step masks its rows, runs the encoder through the policy's plan, and returns
-sums; the engine adds them up over devices, then everything is divided once.
+sums; the devices add them up, then everything is divided once.
 Letters: B rows of one device, N tokens, P predicted positions, V vocabulary.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,9 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from td_flax import optimizer
-from td_flax.config import Config
+from td_flax.config import Config, num_predicted
 from td_flax.data import masking
 from td_flax.data.tokenizer import SpecialIds
+from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
 from td_flax.dropping.policies.base import Context
@@ -50,16 +51,6 @@ class TrainState:
   skipped_run: Int[Array, '']
 
 
-class Reduction(Protocol):
-  """What a step must know about the devices it is mapped over."""
-
-  def sum(self, tree: Any) -> Any:
-    """Adds a pytree up over all devices."""
-
-  def first_row(self, rows: int) -> Int[Array, '']:
-    """The row of the global batch at which this device's `rows` begin."""
-
-
 class Sums(NamedTuple):
   """What rows contribute; added up over microbatches and devices."""
 
@@ -69,13 +60,33 @@ class Sums(NamedTuple):
 
 
 class Steps:
-  """The functions of one experiment; what they close over is static."""
+  """The functions of one experiment; what they close over is static.
 
-  def __init__(self, config: Config, vocab_size: int, special: SpecialIds):
+  Args:
+    config: the experiment.
+    vocab_size: ids there are.
+    special: the tokenizer's special ids.
+    devices: what the functions are mapped over.
+
+  Attributes:
+    plan: the layers of a training step and how many tokens they see.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    vocab_size: int,
+    special: SpecialIds,
+    devices: Devices,
+  ):
     self.config = config
     self.vocab_size = vocab_size
     self.special = special
+    self.devices = devices
     self.policy = policies.make(config, vocab_size, special)
+    self.plan = self._with_last_layer(
+      self.policy.plan(), config.train.mask_rate
+    )
     self.tx, self.schedule = optimizer.make(
       config.optimizer, config.train.num_steps
     )
@@ -83,14 +94,20 @@ class Steps:
 
   @property
   def layer_tokens_kept(self) -> float:
-    """Share of (layer, token) pairs that a training step computes."""
+    """Share of (layer, token) pairs that the policy keeps."""
     return plans.layer_tokens_kept(
       self.policy.plan(), self.config.data.sequence_length
     )
 
+  def _with_last_layer(self, plan: plans.Plan, mask_rate: float) -> plans.Plan:
+    if not self.config.train.predicted_only_last_layer:
+      return plan
+    n = self.config.data.sequence_length
+    return plans.predicted_only(plan, num_predicted(mask_rate, n))
+
   def _model(self) -> bert.Bert:
     rngs = nnx.Rngs(self.config.train.seed)
-    return bert.Bert(self.config.model, self.vocab_size, rngs)
+    return bert.Bert(self.config.model, self.vocab_size, rngs, self.devices)
 
   def init(self, table: Float[np.ndarray, ' V']) -> TrainState:
     """The state before the first step, from `policy.initial_table`."""
@@ -101,12 +118,11 @@ class Steps:
     )
 
   def train(
-    self, devices: Reduction, state: TrainState, ids: Int[Array, 'B N']
+    self, state: TrainState, ids: Int[Array, 'B N']
   ) -> tuple[TrainState, dict[str, Array]]:
     """One update from this device's rows of the global batch.
 
     Args:
-      devices: adds up over devices, numbers this device's rows.
       state: the same on every device; so is the result.
       ids: packed rows, any integer type.
 
@@ -116,10 +132,8 @@ class Steps:
     """
     train = self.config.train
     parts = train.microbatches
-    chex.assert_is_divisible(ids.shape[0], parts)
-    ids = ids.astype(jnp.int32).reshape(parts, -1, ids.shape[-1])
-    first = devices.first_row(ids.shape[0] * ids.shape[1])
-    rows = first + jnp.arange(ids[..., 0].size).reshape(parts, -1)
+    rows = self.devices.first_row(len(ids)) + jnp.arange(len(ids))
+    ids, rows = self._split(ids.astype(jnp.int32)), self._split(rows)
 
     def gradient(part: tuple[Array, Array]) -> Any:
       return jax.grad(self._loss, has_aux=True)(
@@ -141,8 +155,15 @@ class Steps:
         zeros,
         (ids, rows),
       )
-    grads, (sums, observed) = devices.sum(summed)
+    grads, (sums, observed) = self.devices.sum(summed)
     return self._update(state, grads, sums, observed)
+
+  def _split(self, x: Int[Array, 'B *N']) -> Int[Array, 'M B/M *N']:
+    """Cuts rows into microbatches, each with rows of every device."""
+    shards, parts = self.devices.shards, self.config.train.microbatches
+    chex.assert_is_divisible(x.shape[0], shards * parts)
+    x = x.reshape(shards, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+    return x.reshape(parts, -1, *x.shape[3:])
 
   def _update(
     self, state: TrainState, grads: nnx.State, sums: Sums, observed: Any
@@ -203,7 +224,7 @@ class Steps:
     sums, losses = self._forward(
       params,
       batch,
-      self.policy.plan(),
+      self.plan,
       lambda span, x: self.policy.route(
         span, x, context._replace(keys=_fold(context.keys, span.layers[0]))
       ),
@@ -241,9 +262,7 @@ class Steps:
   ) -> tuple[Sums, Float[Array, 'B P']]:
     """Sums over the rows, and the loss of every predicted position in nats."""
     logits = nnx.merge(self.graph, params)(batch, plan, router, dropout_key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, batch.labels
-    )
+    losses = _cross_entropy(logits, batch.labels)
     correct = jnp.argmax(logits, axis=-1) == batch.labels
     sums = Sums(
       jnp.sum(losses * batch.weights),
@@ -254,7 +273,6 @@ class Steps:
 
   def evaluate(
     self,
-    devices: Reduction,
     params: nnx.State,
     ids: Int[Array, 'B N'],
     first: Int[Array, ''],
@@ -262,7 +280,6 @@ class Steps:
     """Sums over all devices' rows: full sequences, fixed 15% mask, no dropout.
 
     Args:
-      devices: adds up over devices, numbers this device's rows.
       params: of the model.
       ids: packed rows; rows of [PAD] count for nothing.
       first: number of the batch's first row among the held-out rows.
@@ -270,12 +287,23 @@ class Steps:
     Returns:
       Loss in nats, weight and correct predictions, summed.
     """
-    rows = first + devices.first_row(ids.shape[0]) + jnp.arange(ids.shape[0])
+    rows = first + self.devices.first_row(len(ids)) + jnp.arange(len(ids))
     keys = masking.row_keys(jax.random.key(self.config.eval.seed), 0, rows)
     batch = self._masked(ids.astype(jnp.int32), keys, EVAL_MASK_RATE)
-    plan = plans.full(self.config.model.num_layers)
+    plan = self._with_last_layer(
+      plans.full(self.config.model.num_layers), EVAL_MASK_RATE
+    )
     sums, _ = self._forward(params, batch, plan, None, None)
-    return devices.sum(sums)
+    return self.devices.sum(sums)
+
+
+def _cross_entropy(
+  logits: Float[Array, 'B P V'], labels: Int[Array, 'B P']
+) -> Float[Array, 'B P']:
+  """In nats. The label's logit is a masked sum: no gather, no scatter back."""
+  is_label = labels[..., None] == jnp.arange(logits.shape[-1])[None, None]
+  chosen = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
+  return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _fold(keys: Key[Array, ' B'], data: int) -> Key[Array, ' B']:

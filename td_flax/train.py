@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from td_flax import (
   checkpoint,
+  chips,
   errors,
   evaluate,
   metrics,
@@ -31,7 +32,7 @@ from td_flax.config import Config
 from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
 from td_flax.feed import Feed
-from td_flax.speed import Speed
+from td_flax.speed import Speed, row_flops
 from td_flax.workdir import Workdir, check_same_model
 
 
@@ -49,7 +50,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   Raises:
     errors.UserError: what stands in the way, in one line.
   """
-  engine = parallel.PmapEngine(config.parallel.num_devices)
+  engine = parallel.make(config.parallel)
   _check_devices(config, engine)
   workdir = Workdir(path)
   workdir.check(config)
@@ -74,7 +75,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     return _Run(config, workdir, packed, engine).run()
 
 
-def _check_devices(config: Config, engine: parallel.PmapEngine) -> None:
+def _check_devices(config: Config, engine: parallel.Engine) -> None:
   devices, parts = engine.num_devices, config.train.microbatches
   if config.train.batch_size % (devices * parts):
     raise errors.ConfigError(
@@ -130,14 +131,16 @@ class _Run:
     config: Config,
     workdir: Workdir,
     packed: dataset.PackedDataset,
-    engine: parallel.PmapEngine,
+    engine: parallel.Engine,
   ):
     self.config = config
     self.workdir = workdir
     self.packed = packed
     self.engine = engine
     tokenizer = packed.tokenizer
-    self.steps = step.Steps(config, tokenizer.vocab_size, tokenizer.special)
+    self.steps = step.Steps(
+      config, tokenizer.vocab_size, tokenizer.special, engine
+    )
     self.checkpoints = checkpoint.Checkpoints(
       workdir.checkpoints,
       keep=config.checkpoint.keep,
@@ -150,7 +153,13 @@ class _Run:
     self.memory: dict[str, float] = {}
     self.resumed_from: int | None = None
     self.state = self._restored() or self._fresh()
-    self.speed = Speed(config.train.batch_size * config.data.sequence_length)
+    rows = config.train.batch_size
+    chip = chips.chip_of(engine.devices[0].device_kind)
+    self.speed = Speed(
+      tokens_per_step=rows * config.data.sequence_length,
+      flops_per_step=rows * row_flops(self.steps, self.steps.plan),
+      peak_flops=chip and chip.peak_flops * engine.num_devices,
+    )
     self.writer = None
     if jax.process_index() == 0:
       self.writer = metrics.Writer(
@@ -171,7 +180,7 @@ class _Run:
     self.window = metrics.Window.from_json(memory.pop('window'))
     self.memory = memory
     progress.write_line(f'resuming from step {self.resumed_from}')
-    return self.engine.replicate(state)
+    return self.engine.place(state)
 
   def _fresh(self) -> step.TrainState:
     state = jax.device_get(jax.jit(self.steps.init)(self._initial_table()))
@@ -180,7 +189,7 @@ class _Run:
         pathlib.Path(self.config.train.init_from), state.params
       )
       state = dataclasses.replace(state, params=params)
-    return self.engine.replicate(state)
+    return self.engine.place(state)
 
   def run(self) -> dict[str, Any]:
     """Trains, closes everything, then writes and prints the summary."""
@@ -306,7 +315,8 @@ class _Run:
     return row
 
   def _evaluate(self) -> dict[str, float]:
-    row = self.evaluator(self.state.params)
+    with self.speed.evaluating():
+      row = self.evaluator(self.state.params)
     self.memory.setdefault('first_eval_loss', row['eval/loss'])
     self.memory['last_eval_loss'] = row['eval/loss']
     return row

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from td_flax import evaluate, parallel, step
+from td_flax.config import ParallelConfig
 
 VOCAB = 300
 
@@ -26,8 +27,8 @@ def losses(make_config, special):
 
   def run(rows, num_devices, **overrides):
     config = make_config(**overrides)
-    steps = step.Steps(config, VOCAB, special)
-    engine = parallel.PmapEngine(num_devices)
+    engine = parallel.make(ParallelConfig(num_devices=num_devices))
+    steps = step.Steps(config, VOCAB, special, engine)
     evaluator = evaluate.Evaluator(config, steps, engine, Rows(rows))
     params = jax.device_get(jax.jit(steps.init)(np.zeros(VOCAB))).params
     return evaluator(engine.replicate(params))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from td_flax import feed, parallel
+from td_flax.config import ParallelConfig
 
 
 class Counting:
@@ -23,7 +24,7 @@ class Counting:
 
 
 def test_batches_come_in_order_on_the_devices_and_one_ahead():
-  engine, pipeline = parallel.PmapEngine(2), Counting()
+  engine, pipeline = parallel.make(ParallelConfig(num_devices=2)), Counting()
   with feed.Feed(pipeline, engine, (0, 6), 1, 3) as batches:
     first = batches.batch(1)
     assert first.shape == (2, 3, 4)
@@ -36,7 +37,7 @@ def test_batches_come_in_order_on_the_devices_and_one_ahead():
 
 
 def test_an_error_of_the_reader_reaches_the_loop():
-  engine = parallel.PmapEngine(1)
+  engine = parallel.make(ParallelConfig(num_devices=1))
   with (
     feed.Feed(Counting(), engine, (0, 2), 3, 9) as batches,
     pytest.raises(OSError, match='the disk is gone'),

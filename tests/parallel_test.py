@@ -3,11 +3,16 @@ import numpy as np
 import pytest
 
 from td_flax import errors, parallel
+from td_flax.config import ParallelConfig
+
+
+def make(num_devices, name='pmap'):
+  return parallel.make(ParallelConfig(name, num_devices))
 
 
 @pytest.mark.smoke
 def test_rows_reach_the_devices_in_order():
-  engine = parallel.PmapEngine(4)
+  engine = make(4)
   rows = np.arange(24, dtype=np.uint16).reshape(8, 3)
   split = engine.split(rows)
   assert split.shape == (4, 2, 3)
@@ -21,11 +26,11 @@ def test_rows_reach_the_devices_in_order():
 
 
 def test_a_step_knows_its_rows_and_its_sum():
-  engine = parallel.PmapEngine(4)
+  engine = make(4)
 
-  def step(devices, state, rows):
-    first = devices.first_row(rows.shape[0])
-    total = devices.sum({'rows': rows.astype(int).sum(), 'first': first})
+  def step(state, rows):
+    first = engine.first_row(rows.shape[0])
+    total = engine.sum({'rows': rows.astype(int).sum(), 'first': first})
     return state + total['rows'], total
 
   state = engine.replicate(np.int32(0))
@@ -37,12 +42,12 @@ def test_a_step_knows_its_rows_and_its_sum():
 
 
 def test_the_state_is_consumed_and_replicated():
-  engine = parallel.PmapEngine(2)
+  engine = make(2)
   state = engine.replicate({'x': np.ones(3, np.float32)})
   compiled = engine.compile_train(
-    lambda devices, state, rows: (
+    lambda state, rows: (
       jax.tree.map(lambda x: x + 1, state),
-      devices.sum(rows.sum()),
+      engine.sum(rows.sum()),
     ),
     state,
     (2, 2),
@@ -55,12 +60,12 @@ def test_the_state_is_consumed_and_replicated():
 
 
 def test_all_devices_by_default_and_never_more_than_there_are():
-  assert parallel.PmapEngine().num_devices == 8
+  assert make(0).num_devices == 8
   with pytest.raises(
     errors.ConfigError, match=r'num_devices=9: must be at most 8'
   ):
-    parallel.PmapEngine(9)
+    make(9)
 
 
 def test_one_process_reads_all_rows():
-  assert parallel.PmapEngine(2).local_rows(6) == (0, 6)
+  assert make(2).local_rows(6) == (0, 6)

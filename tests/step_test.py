@@ -7,18 +7,24 @@ import numpy as np
 import pytest
 
 from td_flax import parallel, step
+from td_flax.config import ParallelConfig
 from td_flax.data import masking
+from td_flax.devices import OneDevice
 from td_flax.dropping import importance
 
 VOCAB = 300
+
+
+def make_engine(num_devices, name='pmap'):
+  return parallel.make(ParallelConfig(name, num_devices))
 
 
 class Trial:
   """A compiled experiment on some devices."""
 
   def __init__(self, config, special, num_devices):
-    self.steps = step.Steps(config, VOCAB, special)
-    self.engine = parallel.PmapEngine(num_devices)
+    self.engine = make_engine(num_devices, config.parallel.engine)
+    self.steps = step.Steps(config, VOCAB, special, self.engine)
     self.shape = (config.train.batch_size, config.data.sequence_length)
     table = self.steps.policy.initial_table(np.arange(VOCAB) + 1)
     self._first = jax.device_get(jax.jit(self.steps.init)(table))
@@ -27,11 +33,11 @@ class Trial:
     )
 
   def begin(self):
-    return self.engine.replicate(self._first)
+    return self.engine.place(self._first)
 
   def put(self, state):
     """A state that was tampered with on the host."""
-    return self.engine.replicate(state)
+    return self.engine.place(state)
 
   def train(self, state, rows):
     """One step; the state comes back to the host."""
@@ -88,6 +94,48 @@ def test_every_device_holds_the_same_table(trial, make_rows):
     np.testing.assert_array_equal(copy, copies[0])
 
 
+def test_the_sharded_engine_learns_what_pmap_learns(trial, make_rows):
+  replicated, state, _ = trial(8, **DROP).run(make_rows, 20)
+  sharded = trial(8, **DROP, parallel__engine='sharded')
+  losses, state_sharded, _ = sharded.run(make_rows, 20)
+  np.testing.assert_allclose(losses, replicated, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(
+    state_sharded.importance, state.importance, atol=1e-5
+  )
+  assert state.step == state_sharded.step == 20
+
+
+def test_the_sharded_engine_splits_what_is_large(trial):
+  sharded = trial(8, **DROP, parallel__engine='sharded')
+  state = sharded.begin()
+  sizes = {
+    (x.size, x.addressable_shards[0].data.size)
+    for x in jax.tree.leaves((state.params, state.opt_state))
+  }
+  assert (384 * 16, 384 * 16 // 8) in sizes  # word embedding
+  assert (16 * 32, 16 * 32 // 8) in sizes  # MLP
+  assert (384, 384) in sizes  # the head's bias, a vector
+  # The step leaves everything where it was.
+  after, _ = sharded._train(
+    state, sharded.engine.split(np.zeros(sharded.shape, np.uint16))
+  )
+  again = sharded.begin()
+  for old, new in zip(
+    jax.tree.leaves(again), jax.tree.leaves(after), strict=True
+  ):
+    assert old.sharding.is_equivalent_to(new.sharding, old.ndim)
+
+
+def test_microbatches_of_a_sharded_step_hold_rows_of_every_device(
+  trial, make_rows
+):
+  losses, state, _ = trial(1, **DROP).run(make_rows, 5)
+  parts = trial(2, **DROP, train__microbatches=4, parallel__engine='sharded')
+  again, state_4, _ = parts.run(make_rows, 5)
+  np.testing.assert_allclose(losses, again, atol=1e-5, rtol=0)
+  np.testing.assert_allclose(state.importance, state_4.importance, atol=1e-5)
+
+
 def test_microbatches_change_nothing_but_the_memory(trial, make_rows):
   losses, state, _ = trial(1, **DROP).run(make_rows, 5)
   parts = trial(2, **DROP, train__microbatches=4)
@@ -114,16 +162,45 @@ def test_keeping_everything_learns_what_plain_bert_learns(trial, make_rows):
 
 
 def test_policy_none_compiles_to_plain_bert(make_config, make_rows, special):
-  engine = parallel.PmapEngine(1)
+  engine = make_engine(1)
   texts = {}
   for policy in ('none', 'random'):
-    steps = step.Steps(make_config(drop__policy=policy), VOCAB, special)
+    config = make_config(drop__policy=policy)
+    steps = step.Steps(config, VOCAB, special, engine)
     state = jax.eval_shape(steps.init, np.zeros(VOCAB, np.float32))
     texts[policy] = engine.lower_train(steps.train, state, (8, 32)).as_text()
   # Half of 32 tokens in a narrow span of width 16, and nowhere else.
   assert '8x16x16xf32' not in texts['none']
   assert '8x16x16xf32' in texts['random']
   assert 'stablehlo.sort' not in texts['none'] + texts['random']
+
+
+@pytest.mark.parametrize('policy', ['none', 'cumulative_loss'])
+def test_on_tpu_nothing_sorts_and_only_tables_are_gathered(
+  make_config, special, policy
+):
+  # Rows long enough for the kernel, lowered for a TPU that need not be there.
+  config = make_config(
+    drop__policy=policy,
+    data__sequence_length=256,
+    model__max_positions=256,
+    model__hidden_dim=128,
+  )
+  steps = step.Steps(config, VOCAB, special, OneDevice('tpu'))
+  state = jax.eval_shape(steps.init, np.zeros(VOCAB, np.float32))
+  traced = jax.jit(steps.train).trace(
+    state, jax.ShapeDtypeStruct((2, 256), jnp.uint16)
+  )
+  text = traced.lower(lowering_platforms=('tpu',)).as_text()
+  lookups = 2 + (policy == 'cumulative_loss')  # words, positions, table
+  assert text.count('"stablehlo.gather"') == lookups
+  updates = 2 + 2 * (policy == 'cumulative_loss')
+  assert text.count('"stablehlo.scatter"') == updates
+  assert 'stablehlo.sort' not in text
+  assert 'stablehlo.dynamic_gather' not in text
+  # The scores never exist: [B, H, Q, M].
+  assert 'tpu_custom_call' in text
+  assert 'tensor<2x2x256x256x' not in text
 
 
 def test_training_on_few_ids_learns_them(trial, make_rows):
@@ -239,10 +316,10 @@ def evaluate(make_config, special):
 
   def run(rows, first=0, **overrides):
     config = make_config(**overrides)
-    steps = step.Steps(config, VOCAB, special)
-    engine = parallel.PmapEngine(1)
+    engine = make_engine(1)
+    steps = step.Steps(config, VOCAB, special, engine)
     table = np.zeros(VOCAB, np.float32)
-    plain = step.Steps(make_config(), VOCAB, special)
+    plain = step.Steps(make_config(), VOCAB, special, engine)
     params = jax.device_get(jax.jit(plain.init)(table)).params
     sums = engine.map_eval(steps.evaluate)(
       engine.replicate(params),
@@ -290,7 +367,8 @@ def test_rows_of_padding_count_for_nothing(evaluate, make_rows, special):
 
 def test_initial_parameters_depend_on_the_seed_alone(make_config, special):
   def begin(**overrides):
-    steps = step.Steps(make_config(**overrides), VOCAB, special)
+    config = make_config(**overrides)
+    steps = step.Steps(config, VOCAB, special, make_engine(1))
     return jax.jit(steps.init)(np.zeros(VOCAB, np.float32)).params
 
   first = begin()

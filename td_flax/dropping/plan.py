@@ -12,11 +12,14 @@ class Span:
     keep: k, the tokens per row that pass through these layers; None is all.
     cross_attend: the first layer's keys and values come from every token that
       enters the span rather than from the kept ones only.
+    restore: behind the span the kept tokens are put back among all. Without
+      it the span ends the plan and its tokens are the encoder's result.
   """
 
   layers: tuple[int, ...]
   keep: int | None = None
   cross_attend: bool = False
+  restore: bool = True
 
 
 Plan = tuple[Span, ...]
@@ -47,6 +50,25 @@ def token_dropping(
     Span(tuple(range(last_layer + 1, num_layers))),
   )
   return tuple(span for span in spans if span.layers)
+
+
+def predicted_only(plan: Plan, num_predicted: int) -> Plan:
+  """Lets the last layer compute the predicted positions only.
+
+  A masked-LM loss reads nothing else of the last layer, so its queries and its
+  MLP need no other position; keys and values stay those of all tokens. Loss
+  and gradients are unchanged.
+
+  Args:
+    plan: ends in layers that see every token.
+    num_predicted: P.
+  """
+  *spans, last = plan
+  *layers, final = last.layers
+  if layers:
+    spans.append(dataclasses.replace(last, layers=tuple(layers)))
+  tail = Span((final,), num_predicted, cross_attend=True, restore=False)
+  return (*spans, tail)
 
 
 def layer_tokens_kept(plan: Plan, sequence_length: int) -> float:

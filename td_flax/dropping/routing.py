@@ -5,6 +5,9 @@ ahead, counted by pairwise comparison; the chosen positions are compacted by
 comparing a running count with the slot number. Both are a few million integer
 comparisons per step, fused by XLA into one reduction each.
 
+Tokens move by a gather whose gradient is a gather too; on TPU, where a gather
+walks row by row, by a product with a one-hot matrix and its transpose.
+
 Letters: B rows, N tokens, K kept, D width.
 """
 
@@ -64,19 +67,55 @@ def select(ranks: Int[Array, 'B N'], k: int) -> Route:
   )
 
 
-def take_rows(
+def take_ids(
+  ids: Int[Array, 'B N'], positions: Int[Array, 'B K']
+) -> Int[Array, 'B K']:
+  """`ids[b, positions[b]]` for every row b; positions are in bounds."""
+  return jax.lax.platform_dependent(
+    ids, positions, tpu=_compare, default=_index
+  )
+
+
+def _move(
+  x: Float[Array, 'B N D'], positions: Int[Array, 'B K']
+) -> Float[Array, 'B K D']:
+  """`x[b, positions[b]]` for every row b; positions are in bounds."""
+  return jax.lax.platform_dependent(x, positions, tpu=_multiply, default=_index)
+
+
+def _index(
   x: Shaped[Array, 'B N *D'], positions: Int[Array, 'B K']
 ) -> Shaped[Array, 'B K *D']:
-  """`x[b, positions[b]]` for every row b; positions are in bounds."""
   return jax.vmap(lambda x, i: x.at[i].get(mode='promise_in_bounds'))(
     x, positions
   )
 
 
+def _multiply(
+  x: Float[Array, 'B N D'], positions: Int[Array, 'B K']
+) -> Float[Array, 'B K D']:
+  # Exact: each sum has one summand that is not 0. Float32 needs the highest
+  # precision for that; by default a TPU multiplies it as bfloat16.
+  exact = x.dtype == jnp.float32
+  return jnp.einsum(
+    'bkn,bnd->bkd',
+    jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype),
+    x,
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+  )
+
+
+def _compare(
+  ids: Int[Array, 'B N'], positions: Int[Array, 'B K']
+) -> Int[Array, 'B K']:
+  there = positions[:, :, None] == jnp.arange(ids.shape[-1])[None, None]
+  return jnp.sum(jnp.where(there, ids[:, None, :], 0), axis=-1)
+
+
 @jax.custom_vjp
 def gather(x: Float[Array, 'B N D'], route: Route) -> Float[Array, 'B K D']:
   """The kept tokens. Its gradient is `restore`'s gather, not a scatter."""
-  return take_rows(x, route.positions)
+  return _move(x, route.positions)
 
 
 @jax.custom_vjp
@@ -84,7 +123,7 @@ def restore(
   y: Float[Array, 'B K D'], x: Float[Array, 'B N D'], route: Route
 ) -> Float[Array, 'B N D']:
   """`x` with the kept tokens replaced by `y`: dropped ones stay as in `x`."""
-  return jnp.where(route.kept[..., None], take_rows(y, route.slots), x)
+  return jnp.where(route.kept[..., None], _move(y, route.slots), x)
 
 
 def _gather_forward(x: Array, route: Route) -> tuple[Array, Route]:
@@ -92,7 +131,7 @@ def _gather_forward(x: Array, route: Route) -> tuple[Array, Route]:
 
 
 def _gather_backward(route: Route, dy: Array) -> tuple[Array, None]:
-  dx = take_rows(dy, route.slots)
+  dx = _move(dy, route.slots)
   return jnp.where(route.kept[..., None], dx, jnp.zeros((), dy.dtype)), None
 
 
@@ -102,7 +141,7 @@ def _restore_forward(y: Array, x: Array, route: Route) -> tuple[Array, Route]:
 
 def _restore_backward(route: Route, dx: Array) -> tuple[Array, Array, None]:
   dropped = jnp.where(route.kept[..., None], jnp.zeros((), dx.dtype), dx)
-  return take_rows(dx, route.positions), dropped, None
+  return _move(dx, route.positions), dropped, None
 
 
 gather.defvjp(_gather_forward, _gather_backward)

@@ -1,11 +1,29 @@
 """Attention behind one function; masks are segment ids.
 
 Letters: B rows, Q queries, M keys and values, H heads, E width of a head.
+
+Three ways to compute the same: `plain` lets XLA fuse what it can and holds the
+scores [B, H, Q, M] in memory; `splash` is JAX's Pallas kernel for TPUs and
+`cudnn` NVIDIA's fused kernel, which never do. Neither kernel has dropout on the
+attention weights.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+from td_flax import errors
+from td_flax.config import ModelConfig
+from td_flax.devices import Devices
+
+LANES = 128  # splash attention wants queries and keys in multiples of these
+# Below, the scores are small and a kernel's fixed costs are not worth it.
+_SHORTEST_FOR_KERNEL = 256
+
+# (query, key, value, query_segments, key_segments, dropout key) -> mixed.
+Attend = Callable[..., Float[Array, 'B Q H E']]
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ''] | None) -> Array:
@@ -16,7 +34,86 @@ def dropout(x: Array, rate: float, key: Key[Array, ''] | None) -> Array:
   return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-def attention(
+def make(config: ModelConfig, devices: Devices) -> Attend:
+  """Attention as `model.attention` says, on the devices' platform.
+
+  Args:
+    config: the `model` section.
+    devices: the platform, and the wrapper of kernels.
+
+  Returns:
+    A function of the arguments of `plain`, without the rate of dropout. It
+    chooses by the shapes it is called with, as `choose` does.
+  """
+  kernels = {
+    'splash': devices.wrap_kernel(splash),
+    'cudnn': devices.wrap_kernel(cudnn),
+  }
+
+  def attend(query: Array, key: Array, *rest: Array) -> Array:
+    *others, dropout_key = rest
+    name, _ = choose(config, devices.platform, query.shape[1], key.shape[1])
+    if name in kernels:
+      return kernels[name](query, key, *others)
+    return plain(
+      query,
+      key,
+      *others,
+      dropout_rate=config.attention_dropout,
+      dropout_key=dropout_key,
+    )
+
+  return attend
+
+
+def choose(
+  config: ModelConfig, platform: str, queries: int, keys: int
+) -> tuple[str, str]:
+  """The implementation for one shape, and why.
+
+  Args:
+    config: the `model` section.
+    platform: `cpu`, `gpu` or `tpu`.
+    queries: Q.
+    keys: M.
+
+  Returns:
+    Its name and the reason in words.
+
+  Raises:
+    errors.ConfigError: `model.attention` names one that cannot compute this.
+  """
+  kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform)
+  wanted = config.attention
+  if wanted == 'plain':
+    return 'plain', 'model.attention=plain'
+  obstacle = None
+  if kernel is None or wanted not in ('auto', kernel):
+    obstacle = f'{wanted} does not run on {platform}'
+    if wanted == 'auto':
+      obstacle = f'no kernel for {platform}'
+  elif config.attention_dropout:
+    obstacle = f'model.attention_dropout={config.attention_dropout}: {kernel} '
+    obstacle += 'has no dropout'
+  elif kernel == 'splash' and keys % LANES:
+    obstacle = f'{keys} keys are no multiple of {LANES}'
+  elif kernel == 'cudnn' and config.dtype != 'bfloat16':
+    obstacle = f'model.dtype={config.dtype}: cudnn wants bfloat16'
+  elif kernel == 'cudnn' and (queries % 2 or keys % 2):
+    obstacle = f'{queries} queries and {keys} keys: cudnn wants even numbers'
+  if obstacle is None:
+    if wanted == 'auto' and keys < _SHORTEST_FOR_KERNEL:
+      return 'plain', f'rows of {keys} keys are short'
+    return kernel, f'on {platform}'
+  if wanted != 'auto':
+    raise errors.ConfigError(
+      f'model.attention={wanted!r}: cannot be used: {obstacle}; auto picks one '
+      'that can'
+    )
+  return 'plain', obstacle
+
+
+def plain(
   query: Float[Array, 'B Q H E'],
   key: Float[Array, 'B M H E'],
   value: Float[Array, 'B M H E'],
@@ -43,3 +140,73 @@ def attention(
   weights = dropout(weights, dropout_rate, dropout_key)
   mixed = jnp.einsum('bhqm,bhme->bhqe', weights, value)
   return jnp.swapaxes(mixed, 1, 2)
+
+
+def splash(
+  query: Float[Array, 'B Q H E'],
+  key: Float[Array, 'B M H E'],
+  value: Float[Array, 'B M H E'],
+  query_segments: Int[Array, 'B Q'],
+  key_segments: Int[Array, 'B M'],
+) -> Float[Array, 'B Q H E']:
+  """`plain` as one Pallas kernel, its backward pass as another; TPU only.
+
+  M must be a multiple of 128; Q is padded to one.
+  """
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernel,
+  )
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_mask as masks,
+  )
+
+  num_queries, num_heads = query.shape[1:3]
+  padding = -num_queries % LANES
+  # Padded queries copy the last one: they see something, and nobody them.
+  query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)), 'edge')
+  query_segments = jnp.pad(query_segments, ((0, 0), (0, padding)), 'edge')
+  q, m = query.shape[1], key.shape[1]
+  block_q, block_m = _block(q), _block(m)
+  attend = kernel.make_splash_mha_single_device(
+    mask=masks.MultiHeadMask([masks.FullMask((q, m))] * num_heads),
+    block_sizes=kernel.BlockSizes(
+      block_q=block_q,
+      block_kv=block_m,
+      block_kv_compute=block_m,
+      block_q_dkv=block_q,
+      block_kv_dkv=block_m,
+      block_kv_dkv_compute=block_m,
+      use_fused_bwd_kernel=True,
+    ),
+  )
+  query, key, value = (
+    jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)
+  )
+  mixed = jax.vmap(
+    lambda q, k, v, q_segments, k_segments: attend(
+      q, k, v, segment_ids=kernel.SegmentIds(q_segments, k_segments)
+    )
+  )(query, key, value, query_segments, key_segments)
+  return jnp.swapaxes(mixed, 1, 2)[:, :num_queries]
+
+
+def _block(length: int) -> int:
+  """The largest block of up to 512 that divides a multiple of 128."""
+  return next(block for block in (512, 384, 256, 128) if length % block == 0)
+
+
+def cudnn(
+  query: Float[Array, 'B Q H E'],
+  key: Float[Array, 'B M H E'],
+  value: Float[Array, 'B M H E'],
+  query_segments: Int[Array, 'B Q'],
+  key_segments: Int[Array, 'B M'],
+) -> Float[Array, 'B Q H E']:
+  """`plain` as cuDNN's fused kernel, with one mask [B, 1, Q, M] for all heads.
+
+  NVIDIA GPUs only, half precision, even Q and M.
+  """
+  visible = query_segments[:, None, :, None] == key_segments[:, None, None, :]
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=visible, implementation='cudnn'
+  )

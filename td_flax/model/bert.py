@@ -1,8 +1,9 @@
 """BERT (Devlin et al. 2019) whose spans of layers may see fewer tokens.
 
 Dimension letters, used everywhere:
-  B rows, N tokens, K tokens that pass through a span, P predicted positions,
-  D width, H heads, E width of a head, V vocabulary (padded).
+  B rows, N tokens, K tokens that pass through a span, M tokens they attend to,
+  P predicted positions, D width, H heads, E width of a head, V vocabulary
+  (padded).
 
 The order of operations is the published one. Post-LN: attention, dropout, add,
 norm, MLP, dropout, add, norm. Pre-LN: norm, attention, dropout, add, norm, MLP,
@@ -19,10 +20,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from td_flax.config import ModelConfig
 from td_flax.data.masking import MaskedBatch, Segments
+from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
-from td_flax.model.attention import attention, dropout
+from td_flax.model import attention, stack
+from td_flax.model.attention import dropout
 
+ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
 _TYPES = 2  # token types; pretraining without NSP uses type 0 only
 
@@ -107,8 +111,11 @@ class Embeddings(nnx.Module):
 class Attention(nnx.Module):
   """Multi-head attention from `y` to `context`."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(
+    self, config: ModelConfig, attend: attention.Attend, rngs: nnx.Rngs
+  ):
     self.config = config
+    self.attend = attend
     width = config.hidden_dim
     self.query = _dense(config, width, width, rngs)
     self.key = _dense(config, width, width, rngs)
@@ -128,14 +135,13 @@ class Attention(nnx.Module):
     def heads(x: Array) -> Array:
       return x.reshape(*x.shape[:2], self.config.num_heads, -1)
 
-    mixed = attention(
+    mixed = self.attend(
       heads(self.query(y)),
       heads(self.key(context)),
       heads(self.value(context)),
       y_segments,
       context_segments,
-      dropout_rate=self.config.attention_dropout,
-      dropout_key=key,
+      key,
     )
     return self.output(mixed.reshape(y.shape))
 
@@ -155,9 +161,11 @@ class Mlp(nnx.Module):
 class Layer(nnx.Module):
   """One transformer layer; queries may be fewer than keys and values."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(
+    self, config: ModelConfig, attend: attention.Attend, rngs: nnx.Rngs
+  ):
     self.config = config
-    self.attention = Attention(config, rngs)
+    self.attention = Attention(config, attend, rngs)
     self.attention_norm = _norm(config, rngs)
     self.mlp = Mlp(config, rngs)
     self.mlp_norm = _norm(config, rngs)
@@ -217,13 +225,28 @@ class Head(nnx.Module):
 
 
 class Bert(nnx.Module):
-  """The encoder, its masked-LM head and, where configured, a pooler."""
+  """The encoder, its masked-LM head and, where configured, a pooler.
 
-  def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+  Args:
+    config: the `model` section.
+    vocab_size: ids there are.
+    rngs: of the initial parameters.
+    devices: what the model is mapped over.
+  """
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    vocab_size: int,
+    rngs: nnx.Rngs,
+    devices: Devices = ONE_DEVICE,
+  ):
     self.config = config
+    self.devices = devices
     self.embeddings = Embeddings(config, vocab_size, rngs)
+    attend = attention.make(config, devices)
     self.layers = nnx.List(
-      Layer(config, rngs) for _ in range(config.num_layers)
+      Layer(config, attend, rngs) for _ in range(config.num_layers)
     )
     self.norm = _norm(config, rngs) if config.norm == 'pre' else None
     self.head = Head(config, vocab_size, rngs)
@@ -237,8 +260,9 @@ class Bert(nnx.Module):
     plan: plans.Plan,
     router: Router | None = None,
     key: Key[Array, ''] | None = None,
-  ) -> Float[Array, 'B N D']:
-    """The final hidden states of every token.
+    queried: routing.Route | None = None,
+  ) -> Float[Array, 'B N D'] | Float[Array, 'B K D']:
+    """The final hidden states.
 
     Args:
       ids: what the model reads.
@@ -246,35 +270,39 @@ class Bert(nnx.Module):
       plan: the layers and how many tokens they see.
       router: chooses the tokens of the spans that do not keep all.
       key: for dropout; None is deterministic.
+      queried: the tokens of a span that restores nothing.
 
     Returns:
-      Hidden states; a token dropped by a span leaves it as it entered.
+      Hidden states of all tokens, or of the `queried` ones where the plan ends
+      in a span that restores nothing. A token dropped by a span leaves it as
+      it entered.
     """
-    keys = iter(
-      (None,) * (len(self.layers) + 1)
-      if key is None
-      else jax.random.split(key, len(self.layers) + 1)
-    )
-    x = self.embeddings(ids, segments.positions, next(keys))
+    count = len(self.layers) + 1
+    keys = [None] * count if key is None else list(jax.random.split(key, count))
+    x = self.embeddings(ids, segments.positions, keys.pop(0))
+    x = self.devices.by_rows(x)
     for span in plan:
       if span.keep is None:
         route, y, y_segments = None, x, segments.segments
       else:
-        route = router(span, x)
+        route = router(span, x) if span.restore else queried
         y = routing.gather(x, route)
-        y_segments = routing.take_rows(segments.segments, route.positions)
-      context = (x, segments.segments) if span.cross_attend else (None, None)
-      for layer in span.layers:
-        y = self.layers[layer](y, y_segments, *context, next(keys))
-        context = (None, None)
-      x = y if route is None else routing.restore(y, x, route)
+        y_segments = routing.take_ids(segments.segments, route.positions)
+      y = stack.run(
+        self.config,
+        self.devices,
+        [self.layers[layer] for layer in span.layers],
+        y,
+        y_segments,
+        (x, segments.segments) if span.cross_attend else None,
+        [keys[layer] for layer in span.layers],
+      )
+      is_partial = route is not None and span.restore
+      x = routing.restore(y, x, route) if is_partial else y
     return x if self.norm is None else self.norm(x)
 
-  def predict(
-    self, states: Float[Array, 'B N D'], predicted: routing.Route
-  ) -> Float[Array, 'B P V']:
-    """Logits at the predicted positions only."""
-    states = routing.gather(states, predicted)
+  def predict(self, states: Float[Array, 'B P D']) -> Float[Array, 'B P V']:
+    """Logits of the masked-LM head."""
     return self.head(states, self.embeddings.word.embedding[...])
 
   def pool(self, states: Float[Array, 'B N D']) -> Float[Array, 'B D']:
@@ -289,5 +317,9 @@ class Bert(nnx.Module):
     key: Key[Array, ''] | None = None,
   ) -> Float[Array, 'B P V']:
     """Logits of the masked-LM task; arguments as in `encode`."""
-    states = self.encode(batch.ids, batch.segments, plan, router, key)
-    return self.predict(states, batch.predicted)
+    states = self.encode(
+      batch.ids, batch.segments, plan, router, key, batch.predicted
+    )
+    if plan[-1].restore:
+      states = routing.gather(states, batch.predicted)
+    return self.predict(states)

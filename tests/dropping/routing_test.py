@@ -88,3 +88,38 @@ def test_neither_direction_sorts_or_scatters():
   text = lowered.as_text()
   assert 'stablehlo.scatter' not in text
   assert 'stablehlo.sort' not in text
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_products_and_comparisons_select_what_indexing_selects(dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 9, 4)).astype(dtype)
+  ids = jax.random.randint(jax.random.key(1), (2, 9), 0, 60_000)
+  ranks = routing.rank(jax.random.normal(jax.random.key(2), (2, 9)))
+  positions = routing.select(ranks, 5).positions
+  np.testing.assert_array_equal(
+    routing._multiply(x, positions), routing._index(x, positions)
+  )
+  np.testing.assert_array_equal(
+    routing._compare(ids, positions), routing._index(ids, positions)
+  )
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'precision'), [('float32', 'HIGHEST'), ('bfloat16', 'DEFAULT')]
+)
+def test_a_tpu_moves_tokens_by_exact_products(dtype, precision):
+  def loss(x, scores):
+    route = routing.select(routing.rank(scores), 5)
+    y = routing.gather(x, route)
+    return jnp.sum(jnp.sin(routing.restore(y * y, x, route)))
+
+  x, scores = jnp.ones((2, 9, 4), dtype), jnp.ones((2, 9))
+  traced = jax.jit(jax.grad(loss)).trace(x, scores)
+  text = traced.lower(lowering_platforms=('tpu',)).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  assert len(products) == 4  # gather, restore, and back
+  for line in products:
+    # What a default product says is nothing at all.
+    assert ('HIGHEST' in line) == (precision == 'HIGHEST')
+  for operation in ('gather', 'scatter', 'sort'):
+    assert f'stablehlo.{operation}' not in text

@@ -1,8 +1,15 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel,
+)
 
+from td_flax import errors
+from td_flax.config import ModelConfig
 from td_flax.model import attention as module
 
 
@@ -19,7 +26,7 @@ def test_it_equals_the_formula_row_by_row():
   q, k, v = (np.asarray(x, np.float64) for x in inputs())
   q_segments = np.array([[1, 1, 2, 2, 0]] * 2)
   k_segments = np.array([[1, 1, 1, 2, 2, 2, 0]] * 2)
-  out = module.attention(
+  out = module.plain(
     *inputs(), jnp.asarray(q_segments), jnp.asarray(k_segments)
   )
   for b in range(2):
@@ -35,11 +42,9 @@ def test_it_equals_the_formula_row_by_row():
 def test_scores_are_summed_in_float32_whatever_the_type():
   q, k, v = (x.astype(jnp.bfloat16) for x in inputs())
   segments = jnp.ones((2, 5), int), jnp.ones((2, 7), int)
-  out = module.attention(q, k, v, *segments)
+  out = module.plain(q, k, v, *segments)
   assert out.dtype == jnp.bfloat16
-  exact = module.attention(
-    *(x.astype(jnp.float32) for x in (q, k, v)), *segments
-  )
+  exact = module.plain(*(x.astype(jnp.float32) for x in (q, k, v)), *segments)
   np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2e-2)
 
 
@@ -50,3 +55,85 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
   dropped = np.asarray(module.dropout(x, 0.1, jax.random.key(0)))
   assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.9)}
   assert abs((dropped == 0).mean() - 0.1) < 5 * np.sqrt(0.09 / x.size)
+
+
+def lengths(queries, keys, dtype='float32'):
+  """Arguments of two documents and some padding, and weights of a loss."""
+  q, k, v, weights = (
+    jax.random.normal(jax.random.key(i), (2, n, 2, 64), dtype)
+    for i, n in enumerate((queries, keys, keys, queries))
+  )
+  segments = jnp.minimum(jnp.arange(keys) // 50, 3) % 3  # 0, 1, 2, 0
+  segments = jnp.tile(segments, (2, 1))
+  return (q, k, v, segments[:, :queries], segments), weights
+
+
+def gradients(attend, args, weights):
+  def loss(q, k, v):
+    out = attend(q, k, v, *args[3:])
+    return jnp.sum((out * weights).astype(jnp.float32)), out
+
+  (_, out), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(*args[:3])
+  return out, *grads
+
+
+@pytest.mark.parametrize('queries', [128, 76])
+def test_splash_attention_equals_the_plain_one_gradients_included(
+  queries, monkeypatch
+):
+  # No TPU here: the same kernels, interpreted.
+  monkeypatch.setattr(
+    splash_attention_kernel,
+    'make_splash_mha_single_device',
+    functools.partial(
+      splash_attention_kernel.make_splash_mha_single_device, interpret=True
+    ),
+  )
+  args, weights = lengths(queries, 256)
+  expected = gradients(module.plain, args, weights)
+  found = gradients(module.splash, args, weights)
+  for ours, theirs in zip(found, expected, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'queries', 'keys', 'changes', 'expected', 'why'),
+  [
+    ('cpu', 512, 512, {}, 'plain', 'no kernel for cpu'),
+    ('tpu', 512, 512, {}, 'splash', 'on tpu'),
+    ('tpu', 76, 512, {}, 'splash', 'on tpu'),
+    ('tpu', 128, 128, {}, 'plain', 'rows of 128 keys are short'),
+    ('tpu', 76, 320, {}, 'plain', '320 keys are no multiple of 128'),
+    ('tpu', 512, 512, {'attention_dropout': 0.1}, 'plain', 'has no dropout'),
+    ('tpu', 512, 512, {'attention': 'plain'}, 'plain', 'model.attention=plain'),
+    ('tpu', 128, 128, {'attention': 'splash'}, 'splash', 'on tpu'),
+    ('gpu', 512, 512, {}, 'cudnn', 'on gpu'),
+    ('gpu', 76, 512, {}, 'cudnn', 'on gpu'),
+    ('gpu', 77, 512, {}, 'plain', 'wants even numbers'),
+    ('gpu', 512, 512, {'dtype': 'float32'}, 'plain', 'cudnn wants bfloat16'),
+  ],
+)
+def test_the_choice_follows_platform_and_length(
+  platform, queries, keys, changes, expected, why
+):
+  config = {'dtype': 'bfloat16', 'attention_dropout': 0.0} | changes
+  name, reason = module.choose(ModelConfig(**config), platform, queries, keys)
+  assert name == expected
+  assert why in reason
+
+
+@pytest.mark.parametrize(
+  ('platform', 'wanted', 'changes', 'why'),
+  [
+    ('cpu', 'splash', {}, 'splash does not run on cpu'),
+    ('tpu', 'cudnn', {}, 'cudnn does not run on tpu'),
+    ('tpu', 'splash', {'attention_dropout': 0.1}, 'has no dropout'),
+  ],
+)
+def test_a_kernel_that_cannot_be_used_is_refused(
+  platform, wanted, changes, why
+):
+  config = {'attention_dropout': 0.0, 'attention': wanted} | changes
+  with pytest.raises(errors.ConfigError, match=why) as raised:
+    module.choose(ModelConfig(**config), platform, 512, 512)
+  assert str(raised.value).startswith(f'model.attention={wanted!r}: ')

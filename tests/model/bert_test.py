@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,21 +145,44 @@ def test_kept_tokens_keep_their_documents(make_config, make_rows, special):
   np.testing.assert_array_equal(before[:, :17], after[:, :17])
 
 
-def test_the_head_runs_on_the_predicted_positions_alone(
-  make_config, make_rows, special
+def task(ids, special, p=4):
+  """A masked batch that predicts p random positions of each row."""
+  draws = jax.random.normal(jax.random.key(1), ids.shape)
+  predicted = routing.select(routing.rank(draws), p)
+  return masking.MaskedBatch(
+    ids=jnp.asarray(ids, jnp.int32),
+    segments=segments(ids, special),
+    predicted=predicted,
+    labels=jnp.zeros((len(ids), p), jnp.int32),
+    weights=jnp.ones((len(ids), p)),
+  )
+
+
+@pytest.mark.parametrize('norm', ['post', 'pre'])
+@pytest.mark.parametrize('drops', [False, True])
+def test_a_last_layer_of_predicted_positions_changes_no_logit_and_no_gradient(
+  make_config, make_rows, special, norm, drops
 ):
-  model = make(make_config())
-  states = jax.random.normal(jax.random.key(0), (2, 32, 16))
-  chosen = routing.select(
-    routing.rank(jax.random.normal(jax.random.key(1), (2, 32))), 4
+  model = make(make_config(), norm=norm)
+  batch = task(make_rows(2), special)
+  whole = plans.full(3)
+  if drops:
+    whole = plans.token_dropping(3, 1, 1, 10, cross_attend=True)
+  graph, params = nnx.split(model)
+  weights = jax.random.normal(jax.random.key(2), (2, 4, VOCAB))
+
+  def loss(params, plan):
+    logits = nnx.merge(graph, params)(batch, plan, keep_first(10))
+    return jnp.sum(weights * logits[..., :VOCAB]), logits
+
+  gradient = jax.value_and_grad(loss, has_aux=True)
+  (_, logits), grads = gradient(params, whole)
+  (_, logits_only), grads_only = gradient(
+    params, plans.predicted_only(whole, 4)
   )
-  logits = model.predict(states, chosen)
-  assert logits.shape == (2, 4, 384)
-  moved = states.at[:, 0].add(1.0)  # shape stays, other positions do not matter
-  others = np.asarray(chosen.positions) != 0
-  np.testing.assert_array_equal(
-    np.asarray(model.predict(moved, chosen))[others], logits[others]
-  )
+  assert logits.shape == logits_only.shape == (2, 4, 384)
+  np.testing.assert_allclose(logits_only, logits, atol=1e-5)
+  chex.assert_trees_all_close(grads_only, grads, atol=1e-4)
 
 
 def test_padded_vocabulary_has_no_weight_no_gradient_and_no_probability(
@@ -169,18 +193,17 @@ def test_padded_vocabulary_has_no_weight_no_gradient_and_no_probability(
   assert table.shape == (384, 16)
   np.testing.assert_array_equal(table[VOCAB:], 0)
   assert (np.asarray(table[:VOCAB]) != 0).any(axis=1).all()
-  chosen = routing.select(jnp.tile(jnp.arange(32), (2, 1)), 4)
   graph, params = nnx.split(model)
 
   def loss(params):
     model = nnx.merge(graph, params)
-    logits = model.predict(encode(model, make_rows(2), special), chosen)
+    logits = model.predict(encode(model, make_rows(2), special))
     return -jax.nn.log_softmax(logits)[..., 7].sum()
 
   grads = nnx.merge(graph, jax.grad(loss)(params))
   np.testing.assert_array_equal(grads.embeddings.word.embedding[...][VOCAB:], 0)
   np.testing.assert_array_equal(grads.head.bias[...][VOCAB:], 0)
-  logits = model.predict(encode(model, make_rows(2), special), chosen)
+  logits = model.predict(encode(model, make_rows(2), special))
   probabilities = np.asarray(jax.nn.softmax(logits))
   np.testing.assert_array_equal(probabilities[..., VOCAB:], 0)
 

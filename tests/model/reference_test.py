@@ -10,7 +10,6 @@ from flax import nnx
 
 from td_flax.data import masking
 from td_flax.dropping import plan as plans
-from td_flax.dropping import routing
 from td_flax.model import bert
 
 torch = pytest.importorskip('torch', reason='needs the extra `hf`')
@@ -111,10 +110,7 @@ def logits_of_all_positions(model, ids, special):
   states = model.encode(
     jnp.asarray(ids, jnp.int32), segments, plans.full(len(model.layers))
   )
-  everywhere = routing.select(
-    jnp.tile(jnp.arange(ids.shape[1]), (len(ids), 1)), ids.shape[1]
-  )
-  logits = model.predict(states, everywhere)
+  logits = model.predict(states)
   assert (logits[..., VOCAB:] < -1e30).all()
   return np.asarray(logits[..., :VOCAB]), segments
 

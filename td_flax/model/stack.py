@@ -1,0 +1,77 @@
+"""A range of layers, unrolled or as one loop, with or without recomputation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from td_flax.config import ModelConfig
+from td_flax.devices import Devices
+
+_POLICIES = {
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'layer': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def run(
+  config: ModelConfig,
+  devices: Devices,
+  layers: list[nnx.Module],
+  y: Float[Array, 'B K D'],
+  y_segments: Int[Array, 'B K'],
+  context: tuple[Float[Array, 'B M D'], Int[Array, 'B M']] | None,
+  keys: list[Key[Array, ''] | None],
+) -> Float[Array, 'B K D']:
+  """Updates `y` layer by layer.
+
+  Args:
+    config: the `model` section: `remat`, `scan_layers`.
+    devices: where the rows of `y` are kept.
+    layers: of one shape.
+    y: states of the tokens that pass through.
+    y_segments: their segments.
+    context: states and segments that the first layer attends to; None is `y`
+      itself, as for the other layers.
+    keys: for dropout, one a layer.
+  """
+
+  def apply(layer: nnx.Module, y: Array, context: Any, key: Any) -> Array:
+    states, segments = (None, None) if context is None else context
+    return devices.by_rows(layer(y, y_segments, states, segments, key))
+
+  if config.remat != 'none':
+    apply = _rematerialised(apply, config.remat)
+  if context is not None:
+    y = apply(layers[0], y, context, keys[0])
+    layers, keys = layers[1:], keys[1:]
+  if not config.scan_layers or len(layers) < 2:
+    for layer, key in zip(layers, keys, strict=True):
+      y = apply(layer, y, None, key)
+    return y
+  graph = nnx.graphdef(layers[0])
+  stacked = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves), *(nnx.state(x) for x in layers)
+  )
+  # Without dropout there are no keys to stack.
+  key_stack = None if keys[0] is None else jnp.stack(keys)
+  y, _ = jax.lax.scan(
+    lambda y, xs: (apply(nnx.merge(graph, xs[0]), y, None, xs[1]), None),
+    y,
+    (stacked, key_stack),
+  )
+  return y
+
+
+def _rematerialised(apply: Any, policy: str) -> Any:
+  """`apply` whose backward pass recomputes what the policy does not save."""
+
+  def of_arrays(graph: Any, state: Any, *args: Any) -> Array:
+    return apply(nnx.merge(graph, state), *args)
+
+  checkpointed = jax.checkpoint(
+    of_arrays, policy=_POLICIES[policy], static_argnums=0
+  )
+  return lambda layer, *args: checkpointed(*nnx.split(layer), *args)
