@@ -24,7 +24,7 @@ from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
 from td_flax.dropping.policies.base import Context
-from td_flax.model import bert
+from td_flax.model import bert, dropout
 
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
@@ -59,6 +59,21 @@ class Sums(NamedTuple):
   correct: Float[Array, '']
 
 
+def training_plan(config: Config) -> plans.Plan:
+  """The layers of a training step and how many tokens they see."""
+  plan = policies.load(config.drop.policy).plan(config)
+  return _with_last_layer(config, plan, config.train.mask_rate)
+
+
+def _with_last_layer(
+  config: Config, plan: plans.Plan, mask_rate: float
+) -> plans.Plan:
+  if not config.train.predicted_only_last_layer:
+    return plan
+  n = config.data.sequence_length
+  return plans.predicted_only(plan, num_predicted(mask_rate, n))
+
+
 class Steps:
   """The functions of one experiment; what they close over is static.
 
@@ -83,10 +98,9 @@ class Steps:
     self.vocab_size = vocab_size
     self.special = special
     self.devices = devices
-    self.policy = policies.make(config, vocab_size, special)
-    self.plan = self._with_last_layer(
-      self.policy.plan(), config.train.mask_rate
-    )
+    policy = policies.load(config.drop.policy)
+    self.policy = policy(config, vocab_size, special)
+    self.plan = training_plan(config)
     self.tx, self.schedule = optimizer.make(
       config.optimizer, config.train.num_steps
     )
@@ -96,14 +110,8 @@ class Steps:
   def layer_tokens_kept(self) -> float:
     """Share of (layer, token) pairs that the policy keeps."""
     return plans.layer_tokens_kept(
-      self.policy.plan(), self.config.data.sequence_length
+      self.policy.plan(self.config), self.config.data.sequence_length
     )
-
-  def _with_last_layer(self, plan: plans.Plan, mask_rate: float) -> plans.Plan:
-    if not self.config.train.predicted_only_last_layer:
-      return plan
-    n = self.config.data.sequence_length
-    return plans.predicted_only(plan, num_predicted(mask_rate, n))
 
   def _model(self) -> bert.Bert:
     rngs = nnx.Rngs(self.config.train.seed)
@@ -214,13 +222,11 @@ class Steps:
     seed = jax.random.key(self.config.train.seed)
     keys = masking.row_keys(seed, step, rows)
     batch = self._masked(ids, keys, self.config.train.mask_rate)
-    # Streams of one row: its masks use the key itself, spans a fold of it.
+    # Streams of one row: masks use its key, spans and dropout a fold of it.
     context = Context(batch.ids, table, _fold(keys, 1))
-    dropout_key = None
+    seeds = None
     if self.config.model.dropout or self.config.model.attention_dropout:
-      # One key per device and microbatch, in a stream apart from the rows'.
-      stream = jax.random.fold_in(jax.random.fold_in(seed, step), 2**31 - 1)
-      dropout_key = jax.random.fold_in(stream, rows[0])
+      seeds = dropout.seeds(_fold(keys, 2))
     sums, losses = self._forward(
       params,
       batch,
@@ -228,7 +234,7 @@ class Steps:
       lambda span, x: self.policy.route(
         span, x, context._replace(keys=_fold(context.keys, span.layers[0]))
       ),
-      dropout_key,
+      seeds,
     )
     observed = self.policy.observe(batch.labels, losses, batch.weights)
     return sums.loss, (sums, jax.lax.stop_gradient(observed))
@@ -258,10 +264,10 @@ class Steps:
     batch: masking.MaskedBatch,
     plan: plans.Plan,
     router: bert.Router | None,
-    dropout_key: Key[Array, ''] | None,
+    seeds: dropout.Seeds | None,
   ) -> tuple[Sums, Float[Array, 'B P']]:
     """Sums over the rows, and the loss of every predicted position in nats."""
-    logits = nnx.merge(self.graph, params)(batch, plan, router, dropout_key)
+    logits = nnx.merge(self.graph, params)(batch, plan, router, seeds)
     losses = _cross_entropy(logits, batch.labels)
     correct = jnp.argmax(logits, axis=-1) == batch.labels
     sums = Sums(
@@ -290,9 +296,8 @@ class Steps:
     rows = first + self.devices.first_row(len(ids)) + jnp.arange(len(ids))
     keys = masking.row_keys(jax.random.key(self.config.eval.seed), 0, rows)
     batch = self._masked(ids.astype(jnp.int32), keys, EVAL_MASK_RATE)
-    plan = self._with_last_layer(
-      plans.full(self.config.model.num_layers), EVAL_MASK_RATE
-    )
+    plan = plans.full(self.config.model.num_layers)
+    plan = _with_last_layer(self.config, plan, EVAL_MASK_RATE)
     sums, _ = self._forward(params, batch, plan, None, None)
     return self.devices.sum(sums)
 

@@ -31,7 +31,9 @@ from td_flax import (
 from td_flax.config import Config
 from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
+from td_flax.dropping import plan as plans
 from td_flax.feed import Feed
+from td_flax.model import attention
 from td_flax.speed import Speed, row_flops
 from td_flax.workdir import Workdir, check_same_model
 
@@ -52,6 +54,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   """
   engine = parallel.make(config.parallel)
   _check_devices(config, engine)
+  _report_attention(config, engine)
   workdir = Workdir(path)
   workdir.check(config)
   packed = _packed(config, pathlib.Path(config.data.dir or workdir.data))
@@ -81,6 +84,19 @@ def _check_devices(config: Config, engine: parallel.Engine) -> None:
     raise errors.ConfigError(
       f'train.batch_size={config.train.batch_size}: must be divisible by '
       f'{devices} devices x train.microbatches={parts}'
+    )
+
+
+def _report_attention(config: Config, engine: parallel.Engine) -> None:
+  """Says how attention is computed; refuses what cannot be."""
+  plan = step.training_plan(config)
+  shapes = dict.fromkeys(plans.shapes(plan, config.data.sequence_length))
+  for queries, keys in shapes:
+    name, reason = attention.choose(
+      config.model, engine.platform, queries, keys
+    )
+    progress.write_line(
+      f'attention of {queries} queries and {keys} keys: {name} ({reason})'
     )
 
 

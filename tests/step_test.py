@@ -94,6 +94,15 @@ def test_every_device_holds_the_same_table(trial, make_rows):
     np.testing.assert_array_equal(copy, copies[0])
 
 
+def test_dropout_draws_the_same_on_any_number_of_devices(trial, make_rows):
+  dropout = {'model__dropout': 0.1, 'model__attention_dropout': 0.1}
+  alone, _, _ = trial(2, **DROP, **dropout).run(make_rows, 3)
+  sharded, _, _ = trial(8, **DROP, **dropout, parallel__engine='sharded').run(
+    make_rows, 3
+  )
+  np.testing.assert_allclose(alone, sharded, atol=1e-5, rtol=0)
+
+
 def test_the_sharded_engine_learns_what_pmap_learns(trial, make_rows):
   replicated, state, _ = trial(8, **DROP).run(make_rows, 20)
   sharded = trial(8, **DROP, parallel__engine='sharded')

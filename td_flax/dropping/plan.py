@@ -1,6 +1,7 @@
 """Which layers see how many tokens: a short static tuple of spans."""
 
 import dataclasses
+from collections.abc import Iterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,17 @@ def predicted_only(plan: Plan, num_predicted: int) -> Plan:
   return (*spans, tail)
 
 
+def shapes(plan: Plan, sequence_length: int) -> Iterator[tuple[int, int]]:
+  """Queries and keys of every layer, in order."""
+  for span in plan:
+    queries = sequence_length if span.keep is None else span.keep
+    keys = sequence_length if span.cross_attend else queries
+    for _ in span.layers:
+      yield queries, keys
+      keys = queries
+
+
 def layer_tokens_kept(plan: Plan, sequence_length: int) -> float:
   """Share of (layer, token) pairs that are computed: 1 for plain BERT."""
-  layers = sum(len(span.layers) for span in plan)
-  tokens = sum(len(s.layers) * (s.keep or sequence_length) for s in plan)
-  return tokens / (layers * sequence_length)
+  queries = [queries for queries, _ in shapes(plan, sequence_length)]
+  return sum(queries) / (len(queries) * sequence_length)

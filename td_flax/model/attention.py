@@ -12,26 +12,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from td_flax import errors
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
+from td_flax.model.dropout import Seeds, dropout
 
 LANES = 128  # splash attention wants queries and keys in multiples of these
 # Below, the scores are small and a kernel's fixed costs are not worth it.
 _SHORTEST_FOR_KERNEL = 256
 
-# (query, key, value, query_segments, key_segments, dropout key) -> mixed.
+# (query, key, value, query_segments, key_segments, seeds) -> mixed.
 Attend = Callable[..., Float[Array, 'B Q H E']]
-
-
-def dropout(x: Array, rate: float, key: Key[Array, ''] | None) -> Array:
-  """Zeroes a share `rate` of `x` and rescales the rest; no key, no dropout."""
-  if key is None or rate == 0:
-    return x
-  kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-  return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 def make(config: ModelConfig, devices: Devices) -> Attend:
@@ -51,7 +44,7 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
   }
 
   def attend(query: Array, key: Array, *rest: Array) -> Array:
-    *others, dropout_key = rest
+    *others, seeds = rest
     name, _ = choose(config, devices.platform, query.shape[1], key.shape[1])
     if name in kernels:
       return kernels[name](query, key, *others)
@@ -60,7 +53,7 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
       key,
       *others,
       dropout_rate=config.attention_dropout,
-      dropout_key=dropout_key,
+      seeds=seeds,
     )
 
   return attend
@@ -121,7 +114,7 @@ def plain(
   key_segments: Int[Array, 'B M'],
   *,
   dropout_rate: float = 0.0,
-  dropout_key: Key[Array, ''] | None = None,
+  seeds: Seeds | None = None,
 ) -> Float[Array, 'B Q H E']:
   """Scaled dot-product attention within segments, softmax in float32.
 
@@ -137,7 +130,7 @@ def plain(
   visible = query_segments[:, None, :, None] == key_segments[:, None, None, :]
   scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  weights = dropout(weights, dropout_rate, dropout_key)
+  weights = dropout(weights, dropout_rate, seeds)
   mixed = jnp.einsum('bhqm,bhme->bhqe', weights, value)
   return jnp.swapaxes(mixed, 1, 2)
 

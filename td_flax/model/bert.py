@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
 from td_flax.data.masking import MaskedBatch, Segments
@@ -24,7 +24,7 @@ from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import attention, stack
-from td_flax.model.attention import dropout
+from td_flax.model.dropout import Seeds, dropout, fold
 
 ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
@@ -83,8 +83,7 @@ class Embeddings(nnx.Module):
         padded,
         config.hidden_dim,
         embedding_init=init,
-        dtype=jnp.dtype(config.dtype),
-        param_dtype=jnp.float32,
+        dtype=jnp.float32,  # so that gradients of frequent ids add up exactly
         rngs=rngs,
       )
 
@@ -97,7 +96,7 @@ class Embeddings(nnx.Module):
     self,
     ids: Int[Array, 'B N'],
     positions: Int[Array, 'B N'],
-    key: Key[Array, ''] | None,
+    seeds: Seeds | None,
   ) -> Float[Array, 'B N D']:
     """The states that enter layer 0."""
     x = self.word(ids) + self.position(positions)
@@ -105,7 +104,7 @@ class Embeddings(nnx.Module):
     x = x.astype(self.config.dtype)
     if self.norm is not None:
       x = self.norm(x)
-    return dropout(x, self.config.dropout, key)
+    return dropout(x, self.config.dropout, seeds)
 
 
 class Attention(nnx.Module):
@@ -128,7 +127,7 @@ class Attention(nnx.Module):
     y_segments: Int[Array, 'B K'],
     context: Float[Array, 'B M D'],
     context_segments: Int[Array, 'B M'],
-    key: Key[Array, ''] | None,
+    seeds: Seeds | None,
   ) -> Float[Array, 'B K D']:
     """Queries from `y`, keys and values from `context`, same segment only."""
 
@@ -141,7 +140,7 @@ class Attention(nnx.Module):
       heads(self.value(context)),
       y_segments,
       context_segments,
-      key,
+      seeds,
     )
     return self.output(mixed.reshape(y.shape))
 
@@ -176,11 +175,10 @@ class Layer(nnx.Module):
     y_segments: Int[Array, 'B K'],
     context: Float[Array, 'B M D'] | None,
     context_segments: Int[Array, 'B M'] | None,
-    key: Key[Array, ''] | None,
+    seeds: Seeds | None,
   ) -> Float[Array, 'B K D']:
     """Updates `y`, which attends to `context` (None: to itself)."""
     rate = self.config.dropout
-    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
     pre = self.config.norm == 'pre'
 
     queries = self.attention_norm(y) if pre else y
@@ -189,13 +187,13 @@ class Layer(nnx.Module):
     elif pre:
       context = self.attention_norm(context)
     mixed = self.attention(
-      queries, y_segments, context, context_segments, keys[0]
+      queries, y_segments, context, context_segments, fold(seeds, 0)
     )
-    y = y + dropout(mixed, rate, keys[1])
+    y = y + dropout(mixed, rate, fold(seeds, 1))
     if pre:
-      return y + dropout(self.mlp(self.mlp_norm(y)), rate, keys[2])
+      return y + dropout(self.mlp(self.mlp_norm(y)), rate, fold(seeds, 2))
     y = self.attention_norm(y)
-    return self.mlp_norm(y + dropout(self.mlp(y), rate, keys[2]))
+    return self.mlp_norm(y + dropout(self.mlp(y), rate, fold(seeds, 2)))
 
 
 class Head(nnx.Module):
@@ -259,7 +257,7 @@ class Bert(nnx.Module):
     segments: Segments,
     plan: plans.Plan,
     router: Router | None = None,
-    key: Key[Array, ''] | None = None,
+    seeds: Seeds | None = None,
     queried: routing.Route | None = None,
   ) -> Float[Array, 'B N D'] | Float[Array, 'B K D']:
     """The final hidden states.
@@ -269,7 +267,7 @@ class Bert(nnx.Module):
       segments: which tokens see each other, and their positions.
       plan: the layers and how many tokens they see.
       router: chooses the tokens of the spans that do not keep all.
-      key: for dropout; None is deterministic.
+      seeds: for dropout; None is deterministic.
       queried: the tokens of a span that restores nothing.
 
     Returns:
@@ -277,9 +275,7 @@ class Bert(nnx.Module):
       in a span that restores nothing. A token dropped by a span leaves it as
       it entered.
     """
-    count = len(self.layers) + 1
-    keys = [None] * count if key is None else list(jax.random.split(key, count))
-    x = self.embeddings(ids, segments.positions, keys.pop(0))
+    x = self.embeddings(ids, segments.positions, fold(seeds, 0))
     x = self.devices.by_rows(x)
     for span in plan:
       if span.keep is None:
@@ -295,7 +291,7 @@ class Bert(nnx.Module):
         y,
         y_segments,
         (x, segments.segments) if span.cross_attend else None,
-        [keys[layer] for layer in span.layers],
+        [fold(seeds, layer + 1) for layer in span.layers],
       )
       is_partial = route is not None and span.restore
       x = routing.restore(y, x, route) if is_partial else y
@@ -314,11 +310,11 @@ class Bert(nnx.Module):
     batch: MaskedBatch,
     plan: plans.Plan,
     router: Router | None = None,
-    key: Key[Array, ''] | None = None,
+    seeds: Seeds | None = None,
   ) -> Float[Array, 'B P V']:
     """Logits of the masked-LM task; arguments as in `encode`."""
     states = self.encode(
-      batch.ids, batch.segments, plan, router, key, batch.predicted
+      batch.ids, batch.segments, plan, router, seeds, batch.predicted
     )
     if plan[-1].restore:
       states = routing.gather(states, batch.predicted)

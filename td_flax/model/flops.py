@@ -6,7 +6,7 @@ its forward pass; embeddings, norms and routing are not counted.
 """
 
 from td_flax.config import ModelConfig
-from td_flax.dropping.plan import Plan
+from td_flax.dropping import plan as plans
 
 
 def layer_flops(config: ModelConfig, queries: int, keys: int) -> int:
@@ -20,7 +20,7 @@ def layer_flops(config: ModelConfig, queries: int, keys: int) -> int:
 
 def train_flops(
   config: ModelConfig,
-  plan: Plan,
+  plan: plans.Plan,
   *,
   sequence_length: int,
   num_predicted: int,
@@ -38,13 +38,10 @@ def train_flops(
   Returns:
     FLOPs per row: 300.9e9 for BERT-base with N=512, P=76, V=30,522.
   """
-  forward = 0
-  for span in plan:
-    queries = sequence_length if span.keep is None else span.keep
-    keys = sequence_length if span.cross_attend else queries
-    for _ in span.layers:
-      forward += layer_flops(config, queries, keys)
-      keys = queries
+  forward = sum(
+    layer_flops(config, queries, keys)
+    for queries, keys in plans.shapes(plan, sequence_length)
+  )
   d = config.hidden_dim
   forward += num_predicted * (2 * d * d + 2 * d * vocab_size)
   return 3 * forward

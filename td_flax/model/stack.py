@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
+from td_flax.model.dropout import Seeds
 
 _POLICIES = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -23,7 +24,7 @@ def run(
   y: Float[Array, 'B K D'],
   y_segments: Int[Array, 'B K'],
   context: tuple[Float[Array, 'B M D'], Int[Array, 'B M']] | None,
-  keys: list[Key[Array, ''] | None],
+  seeds: list[Seeds | None],
 ) -> Float[Array, 'B K D']:
   """Updates `y` layer by layer.
 
@@ -35,32 +36,32 @@ def run(
     y_segments: their segments.
     context: states and segments that the first layer attends to; None is `y`
       itself, as for the other layers.
-    keys: for dropout, one a layer.
+    seeds: for dropout, of each layer.
   """
 
-  def apply(layer: nnx.Module, y: Array, context: Any, key: Any) -> Array:
+  def apply(layer: nnx.Module, y: Array, context: Any, seed: Any) -> Array:
     states, segments = (None, None) if context is None else context
-    return devices.by_rows(layer(y, y_segments, states, segments, key))
+    return devices.by_rows(layer(y, y_segments, states, segments, seed))
 
   if config.remat != 'none':
     apply = _rematerialised(apply, config.remat)
   if context is not None:
-    y = apply(layers[0], y, context, keys[0])
-    layers, keys = layers[1:], keys[1:]
+    y = apply(layers[0], y, context, seeds[0])
+    layers, seeds = layers[1:], seeds[1:]
   if not config.scan_layers or len(layers) < 2:
-    for layer, key in zip(layers, keys, strict=True):
-      y = apply(layer, y, None, key)
+    for layer, seed in zip(layers, seeds, strict=True):
+      y = apply(layer, y, None, seed)
     return y
   graph = nnx.graphdef(layers[0])
   stacked = jax.tree.map(
     lambda *leaves: jnp.stack(leaves), *(nnx.state(x) for x in layers)
   )
-  # Without dropout there are no keys to stack.
-  key_stack = None if keys[0] is None else jnp.stack(keys)
+  # Without dropout there are no seeds to stack.
+  seed_stack = None if seeds[0] is None else jnp.stack(seeds)
   y, _ = jax.lax.scan(
     lambda y, xs: (apply(nnx.merge(graph, xs[0]), y, None, xs[1]), None),
     y,
-    (stacked, key_stack),
+    (stacked, seed_stack),
   )
   return y
 

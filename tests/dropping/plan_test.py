@@ -28,3 +28,22 @@ def test_layer_tokens_kept_counts_layers_times_tokens():
   assert plans.layer_tokens_kept(plans.full(12), 512) == 1
   plan = plans.token_dropping(12, 5, 10, 256, cross_attend=True)
   assert plans.layer_tokens_kept(plan, 512) == pytest.approx(9 / 12)
+
+
+def test_the_last_layer_is_split_off_whatever_the_plan():
+  tail = Span((11,), 76, cross_attend=True, restore=False)
+  assert plans.predicted_only(plans.full(12), 76) == (
+    Span(tuple(range(11))),
+    tail,
+  )
+  dropping = plans.token_dropping(12, 5, 10, 256, cross_attend=True)
+  assert plans.predicted_only(dropping, 76) == (*dropping[:2], tail)
+
+
+def test_shapes_list_queries_and_keys_layer_by_layer():
+  plan = plans.token_dropping(4, 1, 2, 8, cross_attend=True)
+  assert list(plans.shapes(plans.predicted_only(plan, 5), 32)) == [
+    (32, 32), (8, 32), (8, 8), (5, 32),
+  ]  # fmt: skip
+  apart = plans.token_dropping(4, 1, 2, 8, cross_attend=False)
+  assert list(plans.shapes(apart, 32))[1] == (8, 8)

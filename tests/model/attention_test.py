@@ -48,15 +48,6 @@ def test_scores_are_summed_in_float32_whatever_the_type():
   np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2e-2)
 
 
-def test_dropout_needs_a_key_and_keeps_the_mean():
-  x = jnp.ones((200, 200))
-  assert module.dropout(x, 0.1, None) is x
-  assert module.dropout(x, 0.0, jax.random.key(0)) is x
-  dropped = np.asarray(module.dropout(x, 0.1, jax.random.key(0)))
-  assert set(np.unique(dropped)) == {np.float32(0), np.float32(1 / 0.9)}
-  assert abs((dropped == 0).mean() - 0.1) < 5 * np.sqrt(0.09 / x.size)
-
-
 def lengths(queries, keys, dtype='float32'):
   """Arguments of two documents and some padding, and weights of a loss."""
   q, k, v, weights = (

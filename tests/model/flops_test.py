@@ -40,5 +40,28 @@ def test_dropping_saves_what_was_counted_by_hand(model, layout, expected):
   assert ratio(model, *layout) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+  ('model', 'layout', 'expected'),
+  [
+    (BASE, None, 0.942),
+    (LARGE, None, 0.970),
+    (BASE, (5, 10, 256), 0.697),
+    (LARGE, (11, 22, 256), 0.719),
+  ],
+)
+def test_a_last_layer_of_predicted_positions_saves_what_was_counted_by_hand(
+  model, layout, expected
+):
+  full = plans.full(model.num_layers)
+  plan = full
+  if layout:
+    plan = plans.token_dropping(model.num_layers, *layout, cross_attend=True)
+  plain, only = (
+    flops.train_flops(model, x, **SHAPE)
+    for x in (full, plans.predicted_only(plan, 76))
+  )
+  assert only / plain == pytest.approx(expected, abs=1e-3)
+
+
 def test_keeping_everything_saves_nothing():
   assert ratio(BASE, 5, 10, 512) == 1

@@ -39,14 +39,15 @@ class Policy:
     self.vocab_size = vocab_size
     self.special = special
 
-  def plan(self) -> plans.Plan:
+  @staticmethod
+  def plan(config: Config) -> plans.Plan:
     """The layers and how many tokens they see."""
-    drop = self.config.drop
+    drop = config.drop
     return plans.token_dropping(
-      self.config.model.num_layers,
+      config.model.num_layers,
       drop.first_layer,
       drop.last_layer,
-      self.config.num_kept,
+      config.num_kept,
       cross_attend=drop.cross_attend,
     )
 
