@@ -1,141 +1,83 @@
-"""Step time with and without dropping, interleaved in one process.
+"""Step time of each policy against plain BERT, interleaved in one process.
 
     python benchmarks/step_time.py --config=configs/bert_mini_text.py \
       --config.data.files=unused --rounds=10 --json=step_time.json
 
-Times the config's train step against the same with `drop.policy=none`, turn by
-turn on random rows, and prints the median of the ratios beside the ratio of
-matmul FLOPs. Speed does not depend on what the ids are.
+Times the config's train step under every policy named by `--policies` against
+the same with `drop.policy=none`, turn by turn on random rows. Prints the median
+of the ratios beside the ratio of matmul FLOPs, and the share of the saving that
+the clock sees: (1 - time ratio) / (1 - FLOP ratio).
 """
 
-import datetime
-import json
-import pathlib
-import platform
-import shlex
-import sys
-import time
 from typing import Any
 
-import jax
-import numpy as np
+import harness
 from absl import flags as absl_flags
 
 from td_flax import config as config_lib
-from td_flax import flags, parallel, step
-from td_flax.data.tokenizer import SpecialIds
-from td_flax.dropping import plan as plans
-from td_flax.model import flops
+from td_flax import flags
 
 _ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
 _STEPS = absl_flags.DEFINE_integer('steps', 3, 'Steps per turn.')
+_POLICIES = absl_flags.DEFINE_list(
+  'policies', None, "Policies to time; by default the config's own."
+)
 _JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
-_SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-
-
-class Arm:
-  """A compiled train step and its state."""
-
-  def __init__(self, config: config_lib.Config):
-    size = config.data.vocab_size
-    self.config = config
-    self.engine = parallel.make(config.parallel)
-    self.steps = step.Steps(config, size, _SPECIAL, self.engine)
-    table = self.steps.policy.initial_table(np.ones(size, np.int64))
-    state = jax.device_get(jax.jit(self.steps.init)(table))
-    self.state = self.engine.place(state)
-    shape = config.train.batch_size, config.data.sequence_length
-    rows = np.random.default_rng(0).integers(5, size, shape, np.uint16)
-    rows[:, 0], rows[:, -1] = _SPECIAL.cls, _SPECIAL.sep
-    self.rows = self.engine.split(rows)
-    begun = time.monotonic()
-    self.train = self.engine.compile_train(self.steps.train, self.state, shape)
-    self.compile_seconds = time.monotonic() - begun
-
-  def turn(self, steps: int) -> float:
-    """Seconds per step."""
-    begun = time.monotonic()
-    for _ in range(steps):
-      self.state, _ = self.train(self.state, self.rows)
-    jax.block_until_ready(self.state)
-    return (time.monotonic() - begun) / steps
-
-  def flops(self, plan: plans.Plan) -> int:
-    """Of one row."""
-    return flops.train_flops(
-      self.config.model,
-      plan,
-      sequence_length=self.config.data.sequence_length,
-      num_predicted=self.config.num_predicted,
-      vocab_size=self.steps.vocab_size,
-    )
 
 
 def measure(config: config_lib.Config) -> dict[str, Any]:
-  """The figures of `config` against the same without dropping."""
-  raw = config_lib.default()
-  raw.update_from_flattened_dict(config_lib.flatten(config))
-  raw.drop.policy = 'none'
-  arms = {'dropped': Arm(config), 'plain': Arm(config_lib.load(raw))}
-  seconds: dict[str, list[float]] = {name: [] for name in arms}
-  for arm in arms.values():
-    arm.turn(1)  # the first step also fills caches
-  for _ in range(_ROUNDS.value):
-    for name, arm in arms.items():
-      seconds[name].append(arm.turn(_STEPS.value))
-  ratios = np.array(seconds['dropped']) / np.array(seconds['plain'])
-  dropped, plain = arms['dropped'], arms['plain']
-  tokens = config.train.batch_size * config.data.sequence_length
-  row_flops = {n: arm.flops(arm.steps.plan) for n, arm in arms.items()}
+  """The figures of every policy, by name; `none` is plain BERT."""
+  policies = _POLICIES.value or [config.drop.policy]
+  arms = {
+    name: harness.Arm(harness.with_changes(config, {'drop.policy': name}))
+    for name in dict.fromkeys(['none', *policies])
+  }
+  seconds = harness.interleave(
+    {
+      name: lambda arm=arm: arm.turn(_STEPS.value) for name, arm in arms.items()
+    },
+    _ROUNDS.value,
+  )
+  figures = {}
+  for name, arm in arms.items():
+    flops_ratio = arm.flops / arms['none'].flops
+    time_ratio = harness.ratio(seconds[name], seconds['none'])
+    saved = 1 - time_ratio['ratio']
+    figures[name] = {
+      **arm.figures(seconds[name]),
+      'step_time': time_ratio,
+      'flops_ratio': flops_ratio,
+      'realised_share': saved / (1 - flops_ratio) if flops_ratio < 1 else None,
+      'layer_tokens_kept': arm.steps.layer_tokens_kept,
+    }
   return {
     'config': config.name,
-    'policy': config.drop.policy,
-    'step_time_ratio': float(np.median(ratios)),
-    'step_time_ratio_quartiles': np.percentile(ratios, [25, 75]).tolist(),
-    'flops_ratio': row_flops['dropped'] / row_flops['plain'],
-    'layer_tokens_kept': dropped.steps.layer_tokens_kept,
-    **{
-      name: {
-        'milliseconds': 1e3 * float(np.median(seconds[name])),
-        'tokens_per_second': tokens / float(np.median(seconds[name])),
-        'gflops_per_second': row_flops[name]
-        * config.train.batch_size
-        / float(np.median(seconds[name]))
-        / 1e9,
-        'compile_seconds': arm.compile_seconds,
-      }
-      for name, arm in (('dropped', dropped), ('plain', plain))
-    },
-    'devices': dropped.engine.num_devices,
-    'platform': jax.devices()[0].device_kind,
-    'machine': platform.processor() or platform.machine(),
-    'jax': jax.__version__,
-    'python': platform.python_version(),
+    'devices': arms['none'].engine.num_devices,
     'rounds': _ROUNDS.value,
     'steps_per_turn': _STEPS.value,
-    'command': shlex.join(['python', *sys.argv]),
-    'date': datetime.date.today().isoformat(),
+    'policies': figures,
   }
 
 
 def main() -> None:
   """Prints the table, writes the JSON."""
   result = measure(flags.load())
-  for name in ('plain', 'dropped'):
-    figures = result[name]
-    print(
-      f'{name:<8} {figures["milliseconds"]:9.1f} ms/step '
-      f'{figures["tokens_per_second"]:12,.0f} tokens/s '
-      f'{figures["gflops_per_second"]:9.1f} GFLOP/s '
-      f'{figures["compile_seconds"]:6.1f} s to compile'
-    )
-  low, high = result['step_time_ratio_quartiles']
   print(
-    f'step time ratio {result["step_time_ratio"]:.3f} (quartiles {low:.3f} to '
-    f'{high:.3f}), matmul FLOP ratio {result["flops_ratio"]:.3f}'
+    'policy            ms/step   tokens/s  GFLOP/s  compile s  '
+    'time ratio (quartiles)   FLOP ratio  realised'
   )
-  if _JSON.value:
-    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=2) + '\n')
+  for name, row in result['policies'].items():
+    low, high = row['step_time']['quartiles']
+    share = row['realised_share']
+    print(
+      f'{name:<16} {row["milliseconds"]:8.1f} '
+      f'{row["tokens_per_second"]:10,.0f} {row["gflops_per_second"]:8.1f} '
+      f'{row["compile_seconds"]:10.1f}  '
+      f'{row["step_time"]["ratio"]:10.3f} ({low:.3f}-{high:.3f}) '
+      f'{row["flops_ratio"]:13.3f}  '
+      + ('' if share is None else f'{share:8.2f}')
+    )
+  harness.write(_JSON.value, result)
 
 
 if __name__ == '__main__':

@@ -186,7 +186,8 @@ class Steps:
     # A rate can be so large that a finite gradient overflows the parameters.
     finite &= jnp.isfinite(optax.tree.norm(params))
     chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
-    table = self.policy.update(state.importance, observed)
+    with jax.named_scope('table'):
+      table = self.policy.update(state.importance, observed)
     learned = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
       (params, opt_state, table),
@@ -236,7 +237,8 @@ class Steps:
       ),
       seeds,
     )
-    observed = self.policy.observe(batch.labels, losses, batch.weights)
+    with jax.named_scope('table'):
+      observed = self.policy.observe(batch.labels, losses, batch.weights)
     return sums.loss, (sums, jax.lax.stop_gradient(observed))
 
   def _masked(

@@ -281,9 +281,10 @@ class Bert(nnx.Module):
       if span.keep is None:
         route, y, y_segments = None, x, segments.segments
       else:
-        route = router(span, x) if span.restore else queried
-        y = routing.gather(x, route)
-        y_segments = routing.take_ids(segments.segments, route.positions)
+        with jax.named_scope('routing'):
+          route = router(span, x) if span.restore else queried
+          y = routing.gather(x, route)
+          y_segments = routing.take_ids(segments.segments, route.positions)
       y = stack.run(
         self.config,
         self.devices,
@@ -293,8 +294,11 @@ class Bert(nnx.Module):
         (x, segments.segments) if span.cross_attend else None,
         [fold(seeds, layer + 1) for layer in span.layers],
       )
-      is_partial = route is not None and span.restore
-      x = routing.restore(y, x, route) if is_partial else y
+      if route is None or not span.restore:
+        x = y
+      else:
+        with jax.named_scope('routing'):
+          x = routing.restore(y, x, route)
     return x if self.norm is None else self.norm(x)
 
   def predict(self, states: Float[Array, 'B P D']) -> Float[Array, 'B P V']:
