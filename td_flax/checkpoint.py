@@ -23,6 +23,7 @@ import math
 import pathlib
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -239,10 +240,8 @@ class Checkpoints:
 
   def _prune(self) -> None:
     steps = list(self._eval_losses())
-    kept = {
-      *steps[-self._keep :],
-      self.best_step() if self._keep_best else None,
-    }
+    best = self.best_step() if self._keep_best else None
+    kept = {*steps[-self._keep :], best}
     for step in steps:
       if step not in kept:
         # Renamed first: half a directory must not look like a checkpoint.
@@ -390,7 +389,7 @@ def _one_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _clear_errors(path: pathlib.Path) -> Any:
+def _clear_errors(path: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:

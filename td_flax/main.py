@@ -33,8 +33,9 @@ def main() -> None:
   config = flags.load()
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
   _join_processes()
-  from td_flax import train
+  from td_flax import compilation, train
 
+  compilation.keep_programs()
   train.train(config, workdir)
 
 

@@ -4,33 +4,83 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from td_flax import compilation, step
+from td_flax.dropping import plan as plans
+from td_flax.model import flops
+
+
+def row_flops(steps: step.Steps, plan: plans.Plan) -> int:
+  """Matmul FLOPs of a training step on one row, if `plan` were the plan.
+
+  Counted as an ideal implementation would need them: nothing that is computed
+  twice (rematerialisation) or for nothing (padding of the vocabulary).
+  """
+  config = steps.config
+  return flops.train_flops(
+    config.model,
+    plan,
+    sequence_length=config.data.sequence_length,
+    num_predicted=config.num_predicted,
+    vocab_size=steps.vocab_size,
+  )
+
 
 class Speed:
   """A clock that runs while the loop trains, and the steps it saw.
 
   Args:
-    tokens_per_step: over all devices and processes.
+    tokens_per_step: over all devices and processes, [PAD] included.
+    flops_per_step: the same for matmul FLOPs.
+    peak_flops: what all devices could do in a second, in bfloat16 whatever
+      the model computes in; None where nobody knows.
 
   Attributes:
-    compile_seconds: what compiling the train step took.
-    data_seconds: what the loop waited for data.
+    compile_seconds: what tracing and compiling the train step took.
+    compile_cached: the compiled train step was found in JAX's cache.
+    eval_compile_seconds: what compiling the evaluation took, which happens in
+      the first one.
+    data_seconds: what the loop waited for data. The device may have been busy
+      with earlier steps meanwhile: it waited for no longer than that.
   """
 
-  def __init__(self, tokens_per_step: int):
+  def __init__(
+    self,
+    *,
+    tokens_per_step: int,
+    flops_per_step: int,
+    peak_flops: float | None,
+  ):
     self._tokens_per_step = tokens_per_step
+    self._flops_per_step = flops_per_step
+    self._peak_flops = peak_flops
     self._since: float | None = None
     self._seconds = 0.0
     self._steps = 0
     self._window = (0, 0.0)  # steps and seconds at the latest `row`
+    self._untold: dict[str, float] = {}  # of compiling, since then
     self.compile_seconds = 0.0
+    self.compile_cached = False
+    self.eval_compile_seconds = 0.0
     self.data_seconds = 0.0
 
   @contextlib.contextmanager
   def compiling(self) -> Iterator[None]:
-    """Times what it encloses as compilation."""
+    """Times what it encloses as compilation of the train step."""
     begun = time.monotonic()
-    yield
+    with compilation.measured() as compiled:
+      yield
     self.compile_seconds = time.monotonic() - begun
+    self.compile_cached = compiled.from_cache > 0
+    self._untold['throughput/compile_seconds'] = self.compile_seconds
+
+  @contextlib.contextmanager
+  def evaluating(self) -> Iterator[None]:
+    """Measures the compilation that an evaluation begins with, if any."""
+    with compilation.measured() as compiled:
+      yield
+    if compiled.seconds:
+      self.eval_compile_seconds += compiled.seconds
+      self._untold['throughput/eval_compile_seconds'] = compiled.seconds
 
   def start(self) -> None:
     """Lets the clock run."""
@@ -58,16 +108,21 @@ class Speed:
       waited: seconds the loop waited for data since then.
 
     Returns:
-      `throughput/tokens_per_second` and `throughput/data_wait_share`.
+      `throughput/tokens_per_second`, `throughput/model_flops_per_second`,
+      `throughput/mfu` where the peak is known, `throughput/data_wait_share`;
+      also, in the row after it happened, `throughput/compile_seconds` and
+      `throughput/eval_compile_seconds`.
     """
     self.data_seconds += waited
     steps, seconds = self._window
     self._window = (self._steps, self._seconds)
-    steps, seconds = self._steps - steps, self._seconds - seconds
-    return {
-      'throughput/tokens_per_second': steps * self._tokens_per_step / seconds,
-      'throughput/data_wait_share': waited / seconds,
-    }
+    figures = self._figures(
+      self._steps - steps, self._seconds - seconds, waited
+    )
+    row = {f'throughput/{name}': x for name, x in figures.items()}
+    row |= self._untold
+    self._untold = {}
+    return row
 
   def total(self) -> dict[str, float] | None:
     """The figures of all steps seen, None where there were none."""
@@ -75,7 +130,20 @@ class Speed:
       return None
     return {
       'train_seconds': self._seconds,
-      'tokens_per_second': self._steps * self._tokens_per_step / self._seconds,
-      'data_wait_share': self.data_seconds / self._seconds,
+      **self._figures(self._steps, self._seconds, self.data_seconds),
       'compile_seconds': self.compile_seconds,
+      'compile_cached': self.compile_cached,
+      'eval_compile_seconds': self.eval_compile_seconds,
     }
+
+  def _figures(
+    self, steps: int, seconds: float, waited: float
+  ) -> dict[str, float]:
+    flops_per_second = steps * self._flops_per_step / seconds
+    figures = {
+      'tokens_per_second': steps * self._tokens_per_step / seconds,
+      'model_flops_per_second': flops_per_second,
+    }
+    if self._peak_flops is not None:
+      figures['mfu'] = flops_per_second / self._peak_flops
+    return {**figures, 'data_wait_share': waited / seconds}

@@ -14,7 +14,7 @@ from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.tokenizer import Tokenizer
 from td_flax.dropping import plan as plans
-from td_flax.model import flops
+from td_flax.speed import row_flops
 from td_flax.workdir import Workdir
 
 _EXTREMES = 10
@@ -43,14 +43,10 @@ def make(
     memory: `first_eval_loss` and `last_eval_loss`, in nats.
     speed: of this process, None where it took no step.
   """
-  model, plan = config.model, steps.policy.plan()
-  shape = {
-    'sequence_length': config.data.sequence_length,
-    'num_predicted': config.num_predicted,
-    'vocab_size': steps.vocab_size,
-  }
-  dropped = flops.train_flops(model, plan, **shape)
-  plain = flops.train_flops(model, plans.full(model.num_layers), **shape)
+  plain = plans.full(config.model.num_layers)
+  if config.train.predicted_only_last_layer:  # as a run without dropping has
+    plain = plans.predicted_only(plain, config.num_predicted)
+  dropped_flops = row_flops(steps, steps.plan)
   return {
     'name': config.name,
     'step': int(state.step),
@@ -62,8 +58,8 @@ def make(
     'last_eval_loss': memory['last_eval_loss'],
     'skipped_updates': int(state.skipped),
     'layer_tokens_kept': steps.layer_tokens_kept,
-    'flops_per_row': dropped,
-    'flops_ratio': dropped / plain,
+    'flops_per_row': dropped_flops,
+    'flops_ratio': dropped_flops / row_flops(steps, plain),
     'params_sha256': checkpoint.params_sha256(state.params),
     **(speed or {}),
     **extremes(
@@ -121,15 +117,7 @@ def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
     )
   ]
   if 'tokens_per_second' in content:
-    devices = f'{content["devices"]} {content["platform"]} device'
-    plural = '' if content['devices'] == 1 else 's'
-    figures += [
-      (
-        'speed',
-        f'{content["tokens_per_second"]:,.0f} tokens/s on {devices}{plural}, '
-        f'{content["data_wait_share"]:.1%} of the time waiting for data',
-      )
-    ]
+    figures += _speed(content)
   skipped = 1 - content['layer_tokens_kept']
   figures += [
     (
@@ -145,11 +133,41 @@ def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
   return figures
 
 
+def _speed(content: dict[str, Any]) -> list[tuple[str, str]]:
+  devices = f'{content["devices"]} {content["platform"]} device'
+  plural = '' if content['devices'] == 1 else 's'
+  flops = content['model_flops_per_second'] / 1e12
+  work = (
+    f'{flops:,.1f} TFLOP/s' if flops >= 1 else f'{1e3 * flops:,.1f} GFLOP/s'
+  )
+  if 'mfu' in content:
+    work += f', {content["mfu"]:.1%} of what the devices can do (MFU)'
+  cached = ' (kept from an earlier run)' if content['compile_cached'] else ''
+  return [
+    (
+      'speed',
+      f'{content["tokens_per_second"]:,.0f} tokens/s on {devices}{plural}, '
+      f'{content["data_wait_share"]:.1%} of the time waiting for data',
+    ),
+    ('work', f'{work}, matrix multiplications of the model only'),
+    (
+      'compiling',
+      f'{content["compile_seconds"]:.1f} s for the train step{cached}, '
+      f'{content["eval_compile_seconds"]:.1f} s for the evaluation',
+    ),
+  ]
+
+
 def _next_steps(config: Config, workdir: Workdir) -> list[str]:
   """Commands to try, made from the one that was run."""
   lines = []
   if config.drop.policy != 'none':
-    same = [x for x in sys.argv[1:] if not x.startswith('--workdir')]
+    same, arguments = [], iter(sys.argv[1:])
+    for argument in arguments:
+      if argument == '--workdir':
+        next(arguments)  # the folder
+      elif not argument.startswith('--workdir='):
+        same.append(argument)
     plain = shlex.join(
       [
         *('python', '-m', 'td_flax.main', *same),

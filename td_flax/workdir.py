@@ -32,9 +32,12 @@ _CHANGEABLE = frozenset({
 })  # fmt: skip
 # What weights may be used with, whatever they were trained with.
 _SAME_MODEL = frozenset({
-  'model.dropout',
+  'model.attention',
   'model.attention_dropout',
+  'model.dropout',
   'model.dtype',
+  'model.remat',
+  'model.scan_layers',
 })  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_processes_stop_at_the_same_step(number):
     for index in range(2)
   ]
   killer = threading.Timer(
-    30, lambda: [process.kill() for process in processes]
+    200, lambda: [process.kill() for process in processes]
   )
   killer.start()
   try:

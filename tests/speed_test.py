@@ -1,6 +1,11 @@
+import jax
+import jax.numpy as jnp
 import pytest
 
 from td_flax import speed as module
+from td_flax import step
+from td_flax.devices import OneDevice
+from td_flax.dropping import plan as plans
 
 
 @pytest.fixture
@@ -16,8 +21,14 @@ def clock(monkeypatch):
   return clock
 
 
+def make_speed(peak_flops=None):
+  return module.Speed(
+    tokens_per_step=50, flops_per_step=1000, peak_flops=peak_flops
+  )
+
+
 def test_tokens_are_counted_over_training_time_alone(clock):
-  speed = module.Speed(tokens_per_step=50)
+  speed = make_speed()
   with speed.compiling():
     clock.pass_by(9)
   speed.start()
@@ -44,4 +55,76 @@ def test_tokens_are_counted_over_training_time_alone(clock):
 
 
 def test_without_a_step_there_is_no_speed():
-  assert module.Speed(50).total() is None
+  assert make_speed().total() is None
+
+
+@pytest.mark.parametrize('peak', [None, 4000.0])
+def test_flops_are_shares_of_a_peak_only_where_one_is_known(clock, peak):
+  speed = make_speed(peak)
+  speed.start()
+  for seconds in (1, 3):
+    clock.pass_by(seconds)
+    speed.add_step()
+  with speed.paused():
+    row = speed.row(waited=0.0)
+  total = speed.total()
+  assert row['throughput/model_flops_per_second'] == pytest.approx(500)
+  assert total['model_flops_per_second'] == pytest.approx(500)
+  assert row.get('throughput/mfu') == (peak and pytest.approx(0.125))
+  assert total.get('mfu') == (peak and pytest.approx(0.125))
+
+
+def test_compiling_is_told_in_the_next_row_and_in_the_total(clock):
+  def compile_something():
+    constant = len(told)  # another program each time
+    jax.jit(lambda x: x + constant).lower(jnp.ones(3)).compile()
+
+  def next_row():
+    clock.pass_by(1)
+    speed.add_step()
+    with speed.paused():
+      return set(speed.row(waited=0.0)) & set(names)
+
+  names = 'throughput/compile_seconds', 'throughput/eval_compile_seconds'
+  told, speed = [], make_speed()
+  with speed.compiling():
+    compile_something()
+    clock.pass_by(7)
+  speed.start()
+  told.append(next_row())
+  with speed.paused(), speed.evaluating():
+    compile_something()
+  told.append(next_row())
+  with speed.paused(), speed.evaluating():
+    pass  # compiled already
+  told.append(next_row())
+  assert told == [{names[0]}, {names[1]}, set()]
+  total = speed.total()
+  assert total['compile_seconds'] == pytest.approx(7)
+  assert total['eval_compile_seconds'] > 0
+
+
+@pytest.mark.parametrize('found', [False, True])
+def test_a_train_step_from_the_cache_is_said_to_be(clock, found):
+  speed = make_speed()
+  with speed.compiling():
+    if found:
+      jax.monitoring.record_event('/jax/compilation_cache/cache_hits')
+  speed.start()
+  clock.pass_by(1)
+  speed.add_step()
+  with speed.paused():
+    assert speed.total()['compile_cached'] == found
+
+
+def test_flops_count_what_is_dropped_and_no_padding(make_config, special):
+  config = make_config(drop__policy='random')
+  steps = step.Steps(config, 301, special, OneDevice())
+  plain = module.row_flops(steps, plans.full(config.model.num_layers))
+  assert module.row_flops(steps, steps.plan) < plain
+  one_id_less = step.Steps(config, 300, special, OneDevice())
+  difference = plain - module.row_flops(
+    one_id_less, plans.full(config.model.num_layers)
+  )
+  predicted, width = config.num_predicted, config.model.hidden_dim
+  assert difference == 3 * 2 * predicted * width

@@ -48,6 +48,19 @@ def test_the_page_says_what_happened_and_where_it_is(page, tmp_path):
   assert 'skipped updates' not in text
 
 
+@pytest.mark.parametrize('given', [['--workdir', 'a'], ['--workdir=a']])
+def test_the_command_without_dropping_runs_in_another_folder(
+  page, tmp_path, monkeypatch, given
+):
+  arguments = ['main.py', '--config=c.py', *given, '--config.train.seed=3']
+  monkeypatch.setattr('sys.argv', arguments)
+  command = (
+    'python -m td_flax.main --config=c.py --config.train.seed=3 '
+    f'--config.drop.policy=none --workdir={tmp_path}_plain'
+  )
+  assert f'{command}\n' in page(drop__policy='random')
+
+
 def test_the_page_leaves_out_what_does_not_apply(page):
   text = page(log__tensorboard=False)
   assert 'tensorboard' not in text
@@ -55,10 +68,28 @@ def test_the_page_leaves_out_what_does_not_apply(page):
 
 
 def test_speed_and_skipped_updates_are_told(page):
-  speed = {'tokens_per_second': 12345.6, 'data_wait_share': 0.004}
+  speed = {
+    'tokens_per_second': 12345.6,
+    'data_wait_share': 0.004,
+    'model_flops_per_second': 2.34e11,
+    'compile_seconds': 41.26,
+    'compile_cached': False,
+    'eval_compile_seconds': 9.0,
+  }
   text = page({**CONTENT, **speed, 'skipped_updates': 3})
   assert '12,346 tokens/s on 2 cpu devices, 0.4% of the time' in text
+  assert '234.0 GFLOP/s, matrix' in text
+  assert 'MFU' not in text  # of a CPU
+  assert '41.3 s for the train step, 9.0 s for the evaluation' in text
   assert 'skipped updates  3' in text
+  speed |= {
+    'model_flops_per_second': 1.5e15,
+    'mfu': 0.512,
+    'compile_cached': True,
+  }
+  text = page({**CONTENT, **speed})
+  assert '1,500.0 TFLOP/s, 51.2% of' in text
+  assert 'train step (kept from an earlier run)' in text
 
 
 def test_extremes_come_from_known_ids_that_are_no_specials(page, special):

@@ -234,6 +234,7 @@ def test_weights_of_the_same_model_are_accepted(source, place):
     changed('drop', policy='importance'),
     changed('train', seed=4, batch_size=8),
     changed('model', dropout=0.5, attention_dropout=0.0, dtype='bfloat16'),
+    changed('model', attention='plain', remat='layer', scan_layers=True),
   ):
     workdir.check_same_model(source.path / place, config, 'aa')
 

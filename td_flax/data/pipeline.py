@@ -116,13 +116,14 @@ def permute(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
   b = -(-n // a)
   walking = np.arange(len(indices))
   values = np.asarray(indices, np.uint64)
-  keys = np.broadcast_to(keys, values.shape)
+  rounds = np.arange(_ROUNDS, dtype=np.uint64)[:, None]
+  keys = _mix(np.broadcast_to(keys, values.shape) + rounds)  # [rounds, B]
   result = np.empty(len(indices), np.int64)
   while len(walking):
     values = _feistel(values, np.uint64(a), np.uint64(b), keys)
     back = values < n
     result[walking[back]] = values[back]
-    walking, values, keys = walking[~back], values[~back], keys[~back]
+    walking, values, keys = walking[~back], values[~back], keys[:, ~back]
   return result
 
 
@@ -147,9 +148,9 @@ def _feistel(
   values: np.ndarray, a: np.uint64, b: np.uint64, keys: np.ndarray
 ) -> np.ndarray:
   left, right = np.divmod(values, b)
-  for round_ in range(0, _ROUNDS, 2):
-    left = (left + _mix(right ^ _mix(keys + np.uint64(round_)))) % a
-    right = (right + _mix(left ^ _mix(keys + np.uint64(round_ + 1)))) % b
+  for key_of_left, key_of_right in zip(keys[::2], keys[1::2], strict=True):
+    left = (left + _mix(right ^ key_of_left)) % a
+    right = (right + _mix(left ^ key_of_right)) % b
   return left * b + right
 
 
@@ -166,6 +167,9 @@ def _key(seed: int, *parts: int | np.ndarray) -> np.ndarray:
 def _mix(x: np.ndarray) -> np.ndarray:
   """A bijection of 64 bits in which every bit depends on every other."""
   x = x + _GOLDEN  # arrays wrap around without a warning
-  x = (x ^ (x >> np.uint64(30))) * _MIX_1
-  x = (x ^ (x >> np.uint64(27))) * _MIX_2
-  return x ^ (x >> np.uint64(31))
+  x ^= x >> np.uint64(30)
+  x *= _MIX_1
+  x ^= x >> np.uint64(27)
+  x *= _MIX_2
+  x ^= x >> np.uint64(31)
+  return x

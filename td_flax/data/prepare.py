@@ -80,16 +80,21 @@ def is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
 @contextlib.contextmanager
 def _locked(directory: pathlib.Path) -> Iterator[None]:
   """Keeps a second process from building in the same place."""
-  descriptor = os.open(directory, os.O_RDONLY)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  with contextlib.ExitStack() as stack:
+    descriptor = os.open(directory, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.DataError(
+        f'{directory}: another process is preparing this dataset; wait for it'
+      ) from None
+    except OSError as error:  # NFS locks no directory
+      progress.write_line(
+        f'warning: {directory}: cannot be locked ({error.strerror}); start no '
+        'second command that prepares it'
+      )
     yield
-  except BlockingIOError:
-    raise errors.DataError(
-      f'{directory}: another process is preparing this dataset; wait for it'
-    ) from None
-  finally:
-    os.close(descriptor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,14 +171,13 @@ def _parse(
   if not data.eval_files:
     return sources, []
   eval_sources = parse('data.eval_files', data.eval_files)
+  trained = {x for source in sources for x in source.identities()}
   for source in eval_sources:
     if source.weight is not None:
       raise errors.ConfigError(
         f'data.eval_files={data.eval_files!r}: must have no weights; held-out '
         'text is read as it is'
       )
-  trained = {x for source in sources for x in source.identities()}
-  for source in eval_sources:
     if both := trained.intersection(source.identities()):
       raise errors.ConfigError(
         f'data.eval_files={data.eval_files!r}: must share nothing with '
@@ -249,13 +253,13 @@ def _train(
       num_bytes += sum(block.num_bytes for block in source.blocks())
   _require(data, None, num_train, 1 if data.eval_files else num_eval)
   texts = drawn.texts()
-  total = sum(len(text) for text in texts) / 1e6
+  total = sum(len(text.encode()) for text in texts) / 1e6
   with progress.Progress(total, 'tokenizer', 'MB') as bar:
 
     def fed() -> Iterator[str]:
       for text in texts:
         yield text
-        bar.update(len(text) / 1e6)
+        bar.update(len(text.encode()) / 1e6)
       bar.write('tokenizer: all text is read; merging')
 
     vocabulary = tokenizer.train(

@@ -71,8 +71,8 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
 
   label = '/'.join(filter(None, (name.name, name.config)))
   label += f':{name.version}' if name.version else ''
-  _check_config(name, _builder_class(name.name).builder_configs)
   try:
+    _check_config(name, _builder_class(name.name).builder_configs)
     builder = tfds.builder(
       label,
       data_dir=os.path.expanduser(tfds_dir) or None,

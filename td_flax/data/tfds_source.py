@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +58,7 @@ class Name:
     """The command that generates or converts the dataset."""
     name = '/'.join(filter(None, (self.name, self.config)))
     name += f':{self.version}' if self.version else ''
-    where = f' --tfds_dir={tfds_dir}' if tfds_dir else ''
+    where = f' --tfds_dir={shlex.quote(tfds_dir)}' if tfds_dir else ''
     return f'python -m td_flax.tools.prepare --tfds={name}{where}'
 
 

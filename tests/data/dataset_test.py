@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from td_flax import config, errors
-from td_flax.data import dataset, prepare
+from td_flax.data import corpora, dataset, prepare
 
 TEXT = '\n\n'.join(
   f'the {i} lines of text {i * i} are one document of no meaning {i % 7}'
@@ -205,6 +205,20 @@ def test_a_manifest_of_another_format_is_refused(copy):
   (copy / 'manifest.json').write_text('{"format_version": 99}')
   with pytest.raises(errors.DataError, match='format_version=99'):
     dataset.load(copy)
+
+
+def test_the_embedded_prose_need_not_be_there_any_more(tmp_path, monkeypatch):
+  data = config.DataConfig()
+  (source,) = corpora.parse(data.files, text_field='', tfds_dir='')
+  manifest = {
+    'format_version': dataset.FORMAT_VERSION,
+    'request': dataset.request(data),
+    'sources': [{'inventory': source.inventory()}],
+    'eval_sources': [],
+  }
+  (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
+  monkeypatch.setattr(corpora.embedded, '_TOPICS', 'not/there.py')
+  dataset.check(tmp_path, data)
 
 
 def test_no_dataset_names_the_command_that_makes_one(tmp_path):

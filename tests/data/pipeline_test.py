@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 
 import hypothesis
@@ -141,6 +142,24 @@ def test_a_batch_is_pure_and_golden():
     11,
     0,
   ]
+
+
+def test_the_order_of_large_sources_is_golden():
+  """Many walks, sources, epochs and steps: see the test before."""
+  digest = hashlib.sha256()
+  for sizes, weights in (
+    ([300_000], [None]),
+    ([210_000, 90_000], [1.0, 3.0]),
+    ([5, 3_000_000_000, 17], [None, 2.0, 0.5]),
+  ):
+    shards = range(len(sizes))
+    rows = dataset.Rows(shards.__getitem__, sizes, shards, weights, N)
+    batches = pipeline.Pipeline(rows, seed=2**66 + 7, batch_size=512)
+    for step in (0, 1, 700, 10**9):
+      digest.update(batches.indices(step).astype('<i8').tobytes())
+  assert digest.hexdigest() == (
+    'b9b2e38da53bc2b07441dc59705e82d8a6f7fac3968867cdab52e5475c177ce3'
+  )
 
 
 def test_weighted_sources_get_exactly_their_shares():

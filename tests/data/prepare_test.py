@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import pathlib
 import random
@@ -164,7 +165,7 @@ if __name__ == '__main__':
   while not record.exists() and child.poll() is None:
     time.sleep(0.01)  # polling
   child.send_signal(number)
-  output, _ = child.communicate(timeout=30)  # until its worker has ended too
+  output, _ = child.communicate(timeout=200)  # until its worker has ended
   if number == signal.SIGTERM:
     assert child.returncode == 75, output.decode()
     assert output.decode().splitlines()[-1] == (
@@ -407,6 +408,29 @@ def test_two_builds_in_one_place_exclude_each_other(data, tmp_path):
     pytest.raises(errors.DataError, match='another process is preparing'),
   ):
     prepare.prepare(data, tmp_path, num_workers=1)
+
+
+def test_what_fails_while_building_is_not_taken_for_another_process(tmp_path):
+  # What fork says where there are too many processes is a BlockingIOError too.
+  with (
+    pytest.raises(BlockingIOError, match='unavailable'),
+    prepare._locked(tmp_path),
+  ):
+    raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
+
+
+def test_a_file_system_without_locks_costs_a_warning(
+  data, tmp_path, monkeypatch, capsys
+):
+  def refuse(descriptor, operation):  # as NFS does for a directory
+    raise OSError(errno.EBADF, 'Bad file descriptor')
+
+  monkeypatch.setattr(prepare.fcntl, 'flock', refuse)
+  prepare.prepare(data, tmp_path / 'dataset', num_workers=1)
+  assert (
+    f'warning: {tmp_path}/dataset: cannot be locked (Bad file descriptor); '
+    'start no second command that prepares it\n'
+  ) in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):

@@ -225,6 +225,14 @@ def test_what_prevents_generation_is_one_line(
   assert not list(pathlib.Path(tmp_path).glob('tiny_generated/1.0.0'))
 
 
+def test_a_dataset_whose_module_needs_a_package_says_which(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets.text.glue', None)
+  with pytest.raises(errors.DataError, match='needs a package that is missing'):
+    tfds_generate.make_readable('glue/cola', str(tmp_path))
+
+
 @pytest.mark.parametrize(
   ('name', 'kind', 'message'),
   [

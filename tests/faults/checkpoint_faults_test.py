@@ -357,8 +357,14 @@ checkpoints = checkpoint.Checkpoints(
   pathlib.Path(sys.argv[1]), keep=3, keep_best=True
 )
 checkpoints.save(10, {'w': np.arange(9)}, {}, eval_loss=None, wait=True)
-checkpoints.save(20, {'w': np.zeros([2000, 1000])}, {}, eval_loss=None)
-os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_at_the_end(event, arguments):
+  # All is written, and the directory is about to get its name.
+  if event == 'os.rename' and os.path.basename(arguments[1]) == '20':
+    os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill_at_the_end)
+checkpoints.save(20, {'w': np.zeros(9)}, {}, eval_loss=None, wait=True)
 """
 
 
