@@ -24,7 +24,7 @@ from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
 from td_flax.dropping.policies.base import Context
-from td_flax.model import bert, dropout
+from td_flax.model import bert, dropout, loss
 
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
@@ -270,8 +270,7 @@ class Steps:
   ) -> tuple[Sums, Float[Array, 'B P']]:
     """Sums over the rows, and the loss of every predicted position in nats."""
     logits = nnx.merge(self.graph, params)(batch, plan, router, seeds)
-    losses = _cross_entropy(logits, batch.labels)
-    correct = jnp.argmax(logits, axis=-1) == batch.labels
+    losses, correct = loss.cross_entropy(logits, batch.labels)
     sums = Sums(
       jnp.sum(losses * batch.weights),
       jnp.sum(batch.weights),
@@ -302,15 +301,6 @@ class Steps:
     plan = _with_last_layer(self.config, plan, EVAL_MASK_RATE)
     sums, _ = self._forward(params, batch, plan, None, None)
     return self.devices.sum(sums)
-
-
-def _cross_entropy(
-  logits: Float[Array, 'B P V'], labels: Int[Array, 'B P']
-) -> Float[Array, 'B P']:
-  """In nats. The label's logit is a masked sum: no gather, no scatter back."""
-  is_label = labels[..., None] == jnp.arange(logits.shape[-1])[None, None]
-  chosen = jnp.sum(jnp.where(is_label, logits, 0), axis=-1)
-  return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def _fold(keys: Key[Array, ' B'], data: int) -> Key[Array, ' B']:

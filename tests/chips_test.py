@@ -21,7 +21,9 @@ def test_known_devices(kind):
 def test_the_clock_explains_the_peak(kind, units):
   chip = chips.chip_of(kind)
   flops_per_cycle = units * 2 * 128 * 128
-  assert chip.clock * flops_per_cycle == pytest.approx(chip.peak_flops, rel=0.01)
+  assert chip.clock * flops_per_cycle == pytest.approx(
+    chip.peak_flops, rel=0.01
+  )
 
 
 def test_unknown_devices_have_no_figures():

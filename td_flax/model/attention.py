@@ -154,10 +154,10 @@ def splash(
   )
 
   num_queries, num_heads = query.shape[1:3]
-  padding = -num_queries % LANES
-  # Padded queries copy the last one: they see something, and nobody them.
-  query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)), 'edge')
-  query_segments = jnp.pad(query_segments, ((0, 0), (0, padding)), 'edge')
+  if padding := -num_queries % LANES:
+    # Padded queries copy the last one: they see something, and nobody them.
+    query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)), 'edge')
+    query_segments = jnp.pad(query_segments, ((0, 0), (0, padding)), 'edge')
   q, m = query.shape[1], key.shape[1]
   block_q, block_m = _block(q), _block(m)
   attend = kernel.make_splash_mha_single_device(
@@ -170,6 +170,10 @@ def splash(
       block_kv_dkv=block_m,
       block_kv_dkv_compute=block_m,
       use_fused_bwd_kernel=True,
+      # As XLA lays activations out; else it copies them, padded to 128 lanes.
+      q_layout=kernel.QKVLayout.SEQ_MINOR,
+      k_layout=kernel.QKVLayout.SEQ_MINOR,
+      v_layout=kernel.QKVLayout.SEQ_MINOR,
     ),
   )
   query, key, value = (

@@ -1,0 +1,1 @@
+"""What the TPU compiler makes of a train step, without a TPU."""

@@ -1,0 +1,169 @@
+"""The compiler's view of a shrunken base model; needs libtpu, but no TPU."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(*flags, timeout=500):
+  environment = {
+    # Not the shortcuts of the other tests: this is about optimised programs.
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(('JAX_', 'XLA_'))
+  }
+  return subprocess.run(
+    [sys.executable, '-m', 'td_flax.tools.compile_tpu', *flags],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=timeout,
+  )
+
+
+# A layer that is transition and narrow at once, and the last; without dropout,
+# whose random numbers in every operation double the time to compile.
+SMALL = (
+  '--config=configs/bert_base_td.py',
+  '--config.model.num_layers=2',
+  '--config.drop.first_layer=0',
+  '--config.drop.last_layer=0',
+  '--config.model.dropout=0.0',
+  '--config.model.attention_dropout=0.0',
+  '--config.data.vocab_size=2000',
+  '--config.train.batch_size=128',
+)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'line'),
+  [
+    (
+      ('--config=configs/bert_base.py', '--topology=v7:2x2'),
+      'error: --topology=v7:2x2: must be GENERATION:SHAPE',
+    ),
+    (('--topology=v5e:2x4',), 'error: --config: missing'),
+    (
+      ('--all', '--topology=v5e:2x4'),
+      'error: --topology: does not go with --all',
+    ),
+  ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, line):
+  result = run(*flags)
+  assert result.returncode == 2
+  assert result.stderr.startswith(line)
+  assert result.stderr.count('\n') == 1
+  assert result.stdout == ''
+
+
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory):
+  pytest.importorskip('libtpu')
+  folder = tmp_path_factory.mktemp('compile_tpu')
+  result = run(*SMALL, f'--json={folder}/figures.json', f'--dump={folder}')
+  assert result.returncode == 0, result.stderr
+  return folder, json.loads((folder / 'figures.json').read_text()), result
+
+
+@pytest.fixture(params=['dropped', 'plain'])
+def arm(request, compiled):
+  return compiled[1][request.param]
+
+
+@pytest.mark.tpu_compiler
+def test_it_fits(arm):
+  assert arm['fits']
+  assert 0 < arm['hbm_bytes'] < 16 * 2**30
+
+
+@pytest.mark.tpu_compiler
+def test_nothing_is_sorted_but_by_the_compiler_for_embedding_gradients(arm):
+  assert all('jit(_take)' in name for name in arm['ops_from']['sort'])
+  assert arm['ops']['dynamic_shape'] == 0
+  assert arm['ops']['while'] == 0
+
+
+@pytest.mark.tpu_compiler
+def test_scatters_are_embedding_gradients_and_the_table(arm):
+  for name in arm['ops_from']['scatter']:
+    assert 'jit(_take)' in name or 'table' in name, name
+
+
+@pytest.mark.tpu_compiler
+def test_gathers_are_lookups(arm):
+  for name in arm['ops_from']['gather']:
+    assert 'jit(_take)' in name or 'routing' in name or 'table' in name, name
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize('name', ['dropped', 'plain'])
+def test_no_scores_lie_in_memory(compiled, name):
+  from td_flax.tpu import hlo
+
+  program = hlo.Program((compiled[0] / f'{name}.hlo').read_text())
+  squares = [s for s in program.buffers() if s.dims[-2:] == (512, 512)]
+  assert not [s for s in squares if len(s.dims) == 4 and s.dims[1] == 12]
+
+
+@pytest.mark.tpu_compiler
+def test_dropping_saves_time_by_the_compilers_estimate(compiled):
+  figures = compiled[1]
+  assert 0 < figures['flops_ratio'] < 1
+  assert figures['ratio'] < 0.88  # 0.856 with jax 0.10.2, libtpu 0.0.42
+
+
+@pytest.mark.tpu_compiler
+def test_the_step_is_the_sum_of_its_kinds(arm):
+  assert sum(arm['ms_by_kind'].values()) <= 1.001 * arm['estimated_step_ms']
+  assert arm['ms_by_kind']['matmul'] > 0
+  assert arm['ms_by_kind']['attention'] > 0
+  assert arm['ms_by_kind']['collectives'] > 0
+  assert 0.5 < arm['compiler_estimated_share'] <= 1
+  assert 0 < arm['estimated_mfu'] < 1
+
+
+@pytest.mark.tpu_compiler
+def test_the_matmuls_that_the_model_needs_are_found(arm):
+  assert arm['flops'] == pytest.approx(arm['model_flops'], rel=0.1)
+
+
+@pytest.mark.tpu_compiler
+def test_people_get_a_table_without_noise(compiled):
+  result = compiled[2]
+  assert 'estimated step ratio' in result.stdout
+  assert result.stderr == ''
+
+
+@pytest.mark.tpu_compiler
+def test_a_batch_that_is_too_large_does_not_fit():
+  pytest.importorskip('libtpu')
+  result = run(
+    '--config=configs/bert_base.py',
+    '--config.model.num_layers=1',
+    '--config.model.dropout=0.0',
+    '--config.model.attention_dropout=0.0',
+    '--config.data.vocab_size=2000',
+    '--config.train.batch_size=262144',
+    '--json',
+  )
+  assert result.returncode == 0, result.stderr
+  figures = json.loads(result.stdout)
+  assert figures['plain']['fits'] is False
+  assert figures['plain']['hbm_bytes'] > 16 * 2**30
+  assert figures['ratio'] is None
+
+
+@pytest.mark.tpu_compiler
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+  pytest.importorskip('libtpu')
+  result = run('--config=configs/bert_base.py', '--config.train.batch_size=12')
+  assert result.returncode == 2
+  assert result.stderr.startswith('error: train.batch_size=12: must be')
