@@ -95,8 +95,8 @@ class ModelConfig:
   # How attention is computed; `auto` picks by platform, length and dropout.
   attention: str = _choice('auto', 'plain', 'splash', 'cudnn')
   # What the backward pass recomputes to save memory: nothing, all but the
-  # matmuls' results, or whole layers.
-  remat: str = _choice('none', 'dots', 'layer')
+  # results of dense layers, or whole layers.
+  remat: str = _choice('none', 'dense', 'layer')
   # Layers that see the same tokens are one compiled loop: compiles faster.
   scan_layers: bool = False
   # An NSP-free pooler: created and exported; pretraining leaves it as it is.

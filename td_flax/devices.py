@@ -19,11 +19,13 @@ class Devices(Protocol):
 
   Attributes:
     platform: `cpu`, `gpu` or `tpu`: the one the step is compiled for.
+    kind: of its devices, as `jax.Device.device_kind` has it.
     shards: in how many parts, in order of devices, the rows that a step sees
       lie: 1 where it sees those of one device only.
   """
 
   platform: str
+  kind: str
   shards: int
 
   def sum(self, tree: Any) -> Any:
@@ -44,12 +46,14 @@ class OneDevice:
 
   Args:
     platform: the one that is compiled for; None is the default backend.
+    kind: of the device.
   """
 
   shards = 1
 
-  def __init__(self, platform: str | None = None):
+  def __init__(self, platform: str | None = None, kind: str = ''):
     self._platform = platform
+    self.kind = kind
 
   @property
   def platform(self) -> str:

@@ -72,12 +72,14 @@ class Engine:
     devices: the same.
     num_devices: how many, over all processes.
     platform: theirs.
+    kind: theirs.
   """
 
   def __init__(self, devices: Sequence[jax.Device]):
     self.devices = list(devices)
     self.num_devices = len(self.devices)
     self.platform = self.devices[0].platform
+    self.kind = self.devices[0].device_kind
     self._mesh = jax.sharding.Mesh(np.array(self.devices), (_AXIS,))
     self._replicated = NamedSharding(self._mesh, PartitionSpec())
     self._rows = NamedSharding(self._mesh, PartitionSpec(_AXIS))

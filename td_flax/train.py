@@ -92,9 +92,7 @@ def _report_attention(config: Config, engine: parallel.Engine) -> None:
   plan = step.training_plan(config)
   shapes = dict.fromkeys(plans.shapes(plan, config.data.sequence_length))
   for queries, keys in shapes:
-    name, reason = attention.choose(
-      config.model, engine.platform, queries, keys
-    )
+    name, reason = attention.choose(config.model, engine, queries, keys)
     progress.write_line(
       f'attention of {queries} queries and {keys} keys: {name} ({reason})'
     )

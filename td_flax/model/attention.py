@@ -22,6 +22,7 @@ from td_flax.model.dropout import Seeds, dropout
 LANES = 128  # splash attention wants queries and keys in multiples of these
 # Below, the scores are small and a kernel's fixed costs are not worth it.
 _SHORTEST_FOR_KERNEL = 256
+_NO_KERNEL = ('TPU v2', 'TPU v3')  # Mosaic has no bf16 matmul there
 
 # (query, key, value, query_segments, key_segments, seeds) -> mixed.
 Attend = Callable[..., Float[Array, 'B Q H E']]
@@ -45,7 +46,7 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
 
   def attend(query: Array, key: Array, *rest: Array) -> Array:
     *others, seeds = rest
-    name, _ = choose(config, devices.platform, query.shape[1], key.shape[1])
+    name, _ = choose(config, devices, query.shape[1], key.shape[1])
     if name in kernels:
       return kernels[name](query, key, *others)
     return plain(
@@ -60,13 +61,13 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
 
 
 def choose(
-  config: ModelConfig, platform: str, queries: int, keys: int
+  config: ModelConfig, devices: Devices, queries: int, keys: int
 ) -> tuple[str, str]:
   """The implementation for one shape, and why.
 
   Args:
     config: the `model` section.
-    platform: `cpu`, `gpu` or `tpu`.
+    devices: what is compiled for.
     queries: Q.
     keys: M.
 
@@ -76,6 +77,7 @@ def choose(
   Raises:
     errors.ConfigError: `model.attention` names one that cannot compute this.
   """
+  platform = devices.platform
   kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform)
   wanted = config.attention
   if wanted == 'plain':
@@ -85,6 +87,8 @@ def choose(
     obstacle = f'{wanted} does not run on {platform}'
     if wanted == 'auto':
       obstacle = f'no kernel for {platform}'
+  elif devices.kind in _NO_KERNEL:
+    obstacle = f'{kernel} does not compile for {devices.kind}'
   elif config.attention_dropout:
     obstacle = f'model.attention_dropout={config.attention_dropout}: {kernel} '
     obstacle += 'has no dropout'
@@ -116,14 +120,13 @@ def plain(
   dropout_rate: float = 0.0,
   seeds: Seeds | None = None,
 ) -> Float[Array, 'B Q H E']:
-  """Scaled dot-product attention within segments, softmax in float32.
+  """Dot-product attention within segments, softmax in float32.
 
-  Every query's segment must occur among the keys' (a token sees itself).
+  Queries come scaled. Every query's segment must occur among the keys' (a token
+  sees itself).
   """
   # [B, H, N, E]: batched matmuls without a transpose inside.
-  query, key, value = (
-    jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)
-  )
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   scores = jnp.einsum(
     'bhqe,bhme->bhqm', query, key, preferred_element_type=jnp.float32
   )
@@ -176,9 +179,7 @@ def splash(
       v_layout=kernel.QKVLayout.SEQ_MINOR,
     ),
   )
-  query, key, value = (
-    jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)
-  )
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   mixed = jax.vmap(
     lambda q, k, v, q_segments, k_segments: attend(
       q, k, v, segment_ids=kernel.SegmentIds(q_segments, k_segments)
@@ -205,5 +206,5 @@ def cudnn(
   """
   visible = query_segments[:, None, :, None] == key_segments[:, None, None, :]
   return jax.nn.dot_product_attention(
-    query, key, value, mask=visible, implementation='cudnn'
+    query, key, value, mask=visible, scale=1.0, implementation='cudnn'
   )

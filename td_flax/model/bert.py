@@ -24,6 +24,7 @@ from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import attention, stack
+from td_flax.model.dense import Dense, fence
 from td_flax.model.dropout import Seeds, dropout, fold
 
 ONE_DEVICE = OneDevice()
@@ -45,8 +46,8 @@ def _init(config: ModelConfig) -> Any:
 
 def _dense(
   config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs
-) -> nnx.Linear:
-  return nnx.Linear(
+) -> Dense:
+  return Dense(
     inputs,
     outputs,
     kernel_init=_init(config),
@@ -134,8 +135,10 @@ class Attention(nnx.Module):
     def heads(x: Array) -> Array:
       return x.reshape(*x.shape[:2], self.config.num_heads, -1)
 
+    # Scaled here, where it is part of the matmul, and not behind the reshape.
+    scale = (y.shape[-1] // self.config.num_heads) ** -0.5
     mixed = self.attend(
-      heads(self.query(y)),
+      heads(self.query(y) * scale),
       heads(self.key(context)),
       heads(self.value(context)),
       y_segments,
@@ -154,7 +157,7 @@ class Mlp(nnx.Module):
 
   def __call__(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K D']:
     """Position by position."""
-    return self.outer(jax.nn.gelu(self.inner(x), approximate=True))
+    return self.outer(jax.nn.gelu(self.inner(fence(x)), approximate=True))
 
 
 class Layer(nnx.Module):
@@ -307,7 +310,7 @@ class Bert(nnx.Module):
 
   def pool(self, states: Float[Array, 'B N D']) -> Float[Array, 'B D']:
     """Tanh of a dense layer on the first token."""
-    return jnp.tanh(self.pooler(states[:, 0]))
+    return jnp.tanh(self.pooler(states[:, :1])[:, 0])
 
   def __call__(
     self,

@@ -1,4 +1,4 @@
-"""The masked-LM loss without a gather, and without a scatter in its gradient."""
+"""The masked-LM loss without a gather and without a scatter back."""
 
 import jax
 import jax.numpy as jnp

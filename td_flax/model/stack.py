@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
+from td_flax.model import dense
 from td_flax.model.dropout import Seeds
 
 _POLICIES = {
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dense': jax.checkpoint_policies.save_only_these_names(dense.RESULT),
   'layer': jax.checkpoint_policies.nothing_saveable,
 }
 

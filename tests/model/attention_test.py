@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 
 from td_flax import errors
 from td_flax.config import ModelConfig
+from td_flax.devices import OneDevice
 from td_flax.model import attention as module
 
 
@@ -33,7 +34,7 @@ def test_it_equals_the_formula_row_by_row():
     for n in range(5):
       for h in range(3):
         seen = k_segments[b] == q_segments[b, n]
-        scores = k[b, seen, h] @ q[b, n, h] / 2.0  # sqrt of width 4
+        scores = k[b, seen, h] @ q[b, n, h]
         weights = np.exp(scores - scores.max())
         expected = weights @ v[b, seen, h] / weights.sum()
         np.testing.assert_allclose(out[b, n, h], expected, atol=1e-5)
@@ -108,7 +109,9 @@ def test_the_choice_follows_platform_and_length(
   platform, queries, keys, changes, expected, why
 ):
   config = {'dtype': 'bfloat16', 'attention_dropout': 0.0} | changes
-  name, reason = module.choose(ModelConfig(**config), platform, queries, keys)
+  name, reason = module.choose(
+    ModelConfig(**config), OneDevice(platform), queries, keys
+  )
   assert name == expected
   assert why in reason
 
@@ -126,5 +129,11 @@ def test_a_kernel_that_cannot_be_used_is_refused(
 ):
   config = {'attention_dropout': 0.0, 'attention': wanted} | changes
   with pytest.raises(errors.ConfigError, match=why) as raised:
-    module.choose(ModelConfig(**config), platform, 512, 512)
+    module.choose(ModelConfig(**config), OneDevice(platform), 512, 512)
   assert str(raised.value).startswith(f'model.attention={wanted!r}: ')
+
+
+def test_a_generation_that_cannot_compile_the_kernel_does_without():
+  config = ModelConfig(attention_dropout=0.0)
+  name, reason = module.choose(config, OneDevice('tpu', 'TPU v3'), 512, 512)
+  assert (name, reason) == ('plain', 'splash does not compile for TPU v3')

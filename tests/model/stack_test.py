@@ -44,7 +44,7 @@ def test_how_layers_are_run_changes_nothing(gradient):
   lowered, params = gradient()
   loss, grads = lowered.compile()(params)
   for changes in (
-    {'remat': 'dots'},
+    {'remat': 'dense'},
     {'scan_layers': True, 'remat': 'layer'},
   ):
     again, grads_again = gradient(**changes)[0].compile()(params)
@@ -56,14 +56,14 @@ def count(lowered, operation):
   return lowered[0].as_text().count(f'stablehlo.{operation}')
 
 
-def test_layers_are_recomputed_and_matmuls_kept_if_asked(gradient):
-  plain, dots, layer = (
-    gradient(remat=remat) for remat in ('none', 'dots', 'layer')
+def test_layers_are_recomputed_and_dense_results_kept_if_asked(gradient):
+  plain, dense, layer = (
+    gradient(remat=remat) for remat in ('none', 'dense', 'layer')
   )
   assert count(plain, 'tanh') == 4
-  assert count(dots, 'tanh') == count(layer, 'tanh') == 8
-  # Attention's products have batch dimensions: both recompute those.
-  products = [count(x, 'dot_general') for x in (plain, dots, layer)]
+  assert count(dense, 'tanh') == count(layer, 'tanh') == 8
+  # Attention's products are recomputed by both.
+  products = [count(x, 'dot_general') for x in (plain, dense, layer)]
   assert products[0] < products[1] < products[2]
 
 
