@@ -20,20 +20,15 @@ On a machine with other work, give both one core and compare CPU time
 each other at every operation, and lose more than XLA's to what interrupts them.
 """
 
-import datetime
-import json
+import functools
 import os
-import pathlib
-import platform
-import shlex
 import shutil
-import sys
 import time
 from typing import Any
 
+import harness
 import jax
 import numpy as np
-import step_time  # beside this file; also defines --rounds, --steps, --json
 import torch
 import transformers
 from absl import flags as absl_flags
@@ -41,6 +36,9 @@ from absl import flags as absl_flags
 from td_flax import config as config_lib
 from td_flax import errors, flags
 
+_ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
+_STEPS = absl_flags.DEFINE_integer('steps', 1, 'Steps per turn.')
+_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
 _COMPILE = absl_flags.DEFINE_bool('compile', False, 'Also torch.compile.')
 _DTYPES = absl_flags.DEFINE_list(
   'dtypes', ['float32', 'bfloat16'], 'Values of model.dtype.'
@@ -139,9 +137,10 @@ def _arms(config: config_lib.Config) -> dict[str, Any]:
       arms[name] = TorchArm(
         config, predicted_only=predicted_only, compiled=compiled
       )
-  arms['td_flax, none'] = step_time.Arm(_with(config, 'drop.policy', 'none'))
-  if config.drop.policy != 'none':
-    arms[f'td_flax, {config.drop.policy}'] = step_time.Arm(config)
+  for policy in dict.fromkeys(['none', config.drop.policy]):
+    arms[f'td_flax, {policy}'] = harness.Arm(
+      harness.with_changes(config, {'drop.policy': policy})
+    )
   return arms
 
 
@@ -153,43 +152,32 @@ def _can_compile() -> bool:
   return _COMPILE.value
 
 
-def _with(config: config_lib.Config, key: str, value: str) -> config_lib.Config:
-  """`config` with one other value, checked."""
-  raw = config_lib.default()
-  raw.update_from_flattened_dict(config_lib.flatten(config) | {key: value})
-  return config_lib.load(raw)
-
-
 def measure(config: config_lib.Config) -> list[dict[str, Any]]:
   """Times every arm of `config`; one row of the table per arm."""
   arms = _arms(config)
-  for arm in arms.values():
-    arm.turn(1)  # compiles, or fills caches
-  seconds: dict[str, list[float]] = {name: [] for name in arms}
   cpu_seconds: dict[str, list[float]] = {name: [] for name in arms}
-  for _ in range(absl_flags.FLAGS.rounds):
-    for name, arm in arms.items():
-      begun = time.process_time()
-      seconds[name].append(arm.turn(absl_flags.FLAGS.steps))
-      cpu_seconds[name].append(time.process_time() - begun)
-  rows = []
-  for name, times in seconds.items():
-    ratios = np.array(times) / np.array(seconds['torch'])
-    rows.append(
-      {
-        'arm': name,
-        'dtype': config.model.dtype,
-        'milliseconds': 1e3 * float(np.median(times)),
-        'fastest_milliseconds': 1e3 * min(times),
-        # Of all threads, a step: on a busy machine steadier than the clock.
-        'cpu_milliseconds': 1e3
-        * float(np.median(cpu_seconds[name]))
-        / absl_flags.FLAGS.steps,
-        'ratio': float(np.median(ratios)),
-        'ratio_quartiles': np.percentile(ratios, [25, 75]).tolist(),
-      }
-    )
-  return rows
+
+  def turn(name: str) -> float:
+    begun = time.process_time()
+    seconds = arms[name].turn(_STEPS.value)
+    cpu_seconds[name].append((time.process_time() - begun) / _STEPS.value)
+    return seconds
+
+  seconds = harness.interleave(
+    {name: functools.partial(turn, name) for name in arms}, _ROUNDS.value
+  )
+  return [
+    {
+      'arm': name,
+      'dtype': config.model.dtype,
+      'milliseconds': 1e3 * float(np.median(times)),
+      'fastest_milliseconds': 1e3 * min(times),
+      # Of all threads: on a busy machine steadier than the clock.
+      'cpu_milliseconds': 1e3 * float(np.median(cpu_seconds[name])),
+      **harness.ratio(times, seconds['torch']),
+    }
+    for name, times in seconds.items()
+  ]
 
 
 def main() -> None:
@@ -200,40 +188,32 @@ def main() -> None:
       f'JAX_PLATFORMS: must be cpu (jax runs on {jax.default_backend()}): '
       'PyTorch is timed on the CPU'
     )
-  configs = [_with(config, 'model.dtype', dtype) for dtype in _DTYPES.value]
   threads = len(os.sched_getaffinity(0))  # XLA's pool has as many
   torch.set_num_threads(threads)
   rows = []
-  for each in configs:
-    for row in measure(each):
-      low, high = row['ratio_quartiles']
-      print(
-        f'{row["dtype"]:<8} {row["arm"]:<26} {row["milliseconds"]:8.0f} ms '
-        f'(fastest {row["fastest_milliseconds"]:6.0f}, cpu '
-        f'{row["cpu_milliseconds"]:6.0f}), ratio to torch '
-        f'{row["ratio"]:.3f} (quartiles {low:.3f} to {high:.3f})',
-        flush=True,
-      )
-      rows.append(row)
-  if absl_flags.FLAGS.json:
-    content = {
+  for dtype in _DTYPES.value:
+    rows += measure(harness.with_changes(config, {'model.dtype': dtype}))
+  for row in rows:
+    low, high = row['quartiles']
+    print(
+      f'{row["dtype"]:<8} {row["arm"]:<26} {row["milliseconds"]:8.0f} ms '
+      f'(fastest {row["fastest_milliseconds"]:6.0f}, cpu '
+      f'{row["cpu_milliseconds"]:6.0f}), ratio to torch '
+      f'{row["ratio"]:.3f} (quartiles {low:.3f} to {high:.3f})'
+    )
+  harness.write(
+    _JSON.value,
+    {
       'config': config_lib.flatten(config),
       'arms': rows,
       'threads': threads,
       'cpu': torch.backends.cpu.get_cpu_capability(),
-      'machine': platform.processor() or platform.machine(),
-      'jax': jax.__version__,
       'torch': torch.__version__,
       'transformers': transformers.__version__,
-      'python': platform.python_version(),
-      'rounds': absl_flags.FLAGS.rounds,
-      'steps_per_turn': absl_flags.FLAGS.steps,
-      'command': shlex.join(['python', *sys.argv]),
-      'date': datetime.date.today().isoformat(),
-    }
-    pathlib.Path(absl_flags.FLAGS.json).write_text(
-      json.dumps(content, indent=2) + '\n'
-    )
+      'rounds': _ROUNDS.value,
+      'steps_per_turn': _STEPS.value,
+    },
+  )
 
 
 if __name__ == '__main__':

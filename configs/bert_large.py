@@ -19,4 +19,5 @@ def get_config():
   config.model.hidden_dim = 1024
   config.model.num_heads = 16
   config.model.mlp_dim = 4096
+  config.model.scan_layers = True  # compiles in a fraction of the time
   return config
