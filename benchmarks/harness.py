@@ -12,23 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import machine
 import numpy as np
 
 from td_flax import config as config_lib
-from td_flax import parallel, step
+from td_flax import parallel, speed, step
 from td_flax.data.tokenizer import SpecialIds
-from td_flax.model import flops
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
-
-
-def with_changes(
-  config: config_lib.Config, changes: dict[str, Any]
-) -> config_lib.Config:
-  """`config` with some dotted keys replaced, checked."""
-  raw = config_lib.default()
-  raw.update_from_flattened_dict(config_lib.flatten(config) | changes)
-  return config_lib.load(raw)
 
 
 class Arm:
@@ -64,14 +55,8 @@ class Arm:
   @property
   def flops(self) -> int:
     """Matmul FLOPs of a step, over all devices."""
-    config = self.config
-    return config.train.batch_size * flops.train_flops(
-      config.model,
-      self.steps.plan,
-      sequence_length=config.data.sequence_length,
-      num_predicted=config.num_predicted,
-      vocab_size=self.steps.vocab_size,
-    )
+    rows = self.config.train.batch_size
+    return rows * speed.row_flops(self.steps, self.steps.plan)
 
   def figures(self, seconds: list[float]) -> dict[str, float]:
     """Speed from the seconds per step of its turns."""
@@ -113,17 +98,9 @@ def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
 
 def facts() -> dict[str, Any]:
   """Where and how something was measured."""
-  cpu = pathlib.Path('/proc/cpuinfo')
-  names = [platform.processor() or platform.machine()]
-  if cpu.exists():
-    names = [
-      line.partition(':')[2].strip()
-      for line in cpu.read_text().splitlines()
-      if line.startswith('model name')
-    ] or names
   return {
     'platform': jax.devices()[0].device_kind,
-    'machine': names[0],
+    'machine': machine.cpu(),
     'cores': os.cpu_count(),
     'jax': jax.__version__,
     'python': platform.python_version(),

@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import machine
 import numpy as np
 import sentencepiece
 
@@ -48,7 +49,7 @@ def main() -> None:
     'command': shlex.join(['python', *sys.argv]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'machine': {
-      'cpu': _cpu(),
+      'cpu': machine.cpu(),
       'cores': os.cpu_count(),
       'core_used': core,
       'load_average': os.getloadavg()[0],
@@ -254,14 +255,6 @@ def _beginning(texts: list[str]) -> Iterator[str]:
       return
 
 
-def _cpu() -> str:
-  with contextlib.suppress(OSError):  # not on every system
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip()
-  return platform.processor()
-
-
 def _table(result: dict[str, Any]) -> str:
   lines = []
   for part in ('reading', 'packing'):
@@ -279,11 +272,11 @@ def _table(result: dict[str, Any]) -> str:
         f'  {name:<22}{figures["per_second"]:>14{digits}}   {quartiles:^21} '
         f'{figures["per_cpu_second"]:>16{digits}}'
       )
-  machine = result['machine']
+  ran_on = result['machine']
   versions = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
   lines.append(
-    f'one core of {machine["cpu"]} (load average '
-    f'{machine["load_average"]:.1f} on {machine["cores"]} cores); {versions}'
+    f'one core of {ran_on["cpu"]} (load average '
+    f'{ran_on["load_average"]:.1f} on {ran_on["cores"]} cores); {versions}'
   )
   return '\n'.join(lines)
 

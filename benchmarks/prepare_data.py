@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import machine
 import numpy as np
 import sentencepiece
 
@@ -120,7 +121,7 @@ def _measure(
     'command': ' '.join(sys.argv),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'machine': {
-      'cpu': _cpu(),
+      'cpu': machine.cpu(),
       'usable_cores': workers.usable_cores(),
       'system': platform.platform(),
     },
@@ -174,14 +175,6 @@ def _cpu_seconds() -> float:
       resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
   )
-
-
-def _cpu() -> str:
-  with contextlib.suppress(OSError):  # not on every system
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip()
-  return platform.processor()
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   for name, values in sweeps.items():
     arms = {
       value: harness.Arm(
-        harness.with_changes(config, changes(name, value, config))
+        config_lib.with_changes(config, changes(name, value, config))
       )
       for value in values
     }

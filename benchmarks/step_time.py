@@ -29,7 +29,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   """The figures of every policy, by name; `none` is plain BERT."""
   policies = _POLICIES.value or [config.drop.policy]
   arms = {
-    name: harness.Arm(harness.with_changes(config, {'drop.policy': name}))
+    name: harness.Arm(config_lib.with_changes(config, {'drop.policy': name}))
     for name in dict.fromkeys(['none', *policies])
   }
   seconds = harness.interleave(

@@ -139,7 +139,7 @@ def _arms(config: config_lib.Config) -> dict[str, Any]:
       )
   for policy in dict.fromkeys(['none', config.drop.policy]):
     arms[f'td_flax, {policy}'] = harness.Arm(
-      harness.with_changes(config, {'drop.policy': policy})
+      config_lib.with_changes(config, {'drop.policy': policy})
     )
   return arms
 
@@ -192,7 +192,7 @@ def main() -> None:
   torch.set_num_threads(threads)
   rows = []
   for dtype in _DTYPES.value:
-    rows += measure(harness.with_changes(config, {'model.dtype': dtype}))
+    rows += measure(config_lib.with_changes(config, {'model.dtype': dtype}))
   for row in rows:
     low, high = row['quartiles']
     print(

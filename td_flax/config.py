@@ -318,6 +318,13 @@ def load(raw: ml_collections.ConfigDict) -> Config:
   return config
 
 
+def with_changes(config: Config, changes: dict[str, Any]) -> Config:
+  """`config` with the values of some dotted keys replaced, checked."""
+  raw = default()
+  raw.update_from_flattened_dict(flatten(config) | changes)
+  return load(raw)
+
+
 def _typed(cls: Any, values: dict[str, Any], prefix: str) -> Any:
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for name in values:

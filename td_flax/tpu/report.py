@@ -71,10 +71,7 @@ def compare(
 
 def without_dropping(config: config_lib.Config) -> config_lib.Config:
   """The same experiment with `drop.policy=none`."""
-  raw = config_lib.default()
-  raw.update_from_flattened_dict(config_lib.flatten(config))
-  raw.drop.policy = 'none'
-  return config_lib.load(raw)
+  return config_lib.with_changes(config, {'drop.policy': 'none'})
 
 
 def _arm(
