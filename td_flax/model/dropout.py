@@ -8,7 +8,7 @@ row's seed, the site in the model and its index within the row.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Bool, Float, Key, UInt32
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads small numbers
 
@@ -43,9 +43,26 @@ def dropout(
   first, second = (
     seeds[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2)
   )
-  draws = _mix(_mix(index * jnp.uint32(_GOLDEN) + first) + second)
-  kept = draws >= jnp.uint32(round(rate * 2**32))
+  kept = keep(index, rate, first, second)
   return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def keep(
+  index: UInt32[Array, '...'],
+  rate: float,
+  first: UInt32[Array, '...'],
+  second: UInt32[Array, '...'],
+) -> Bool[Array, '...']:
+  """Which elements dropout keeps, by their index within a row.
+
+  Args:
+    index: from 0.
+    rate: the share that is not kept.
+    first: the first word of the row's seed.
+    second: the other.
+  """
+  draws = _mix(_mix(index * jnp.uint32(_GOLDEN) + first) + second)
+  return draws >= jnp.uint32(round(rate * 2**32))
 
 
 def _mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:
