@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from td_flax import errors
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
-from td_flax.model.dropout import Seeds, dropout
+from td_flax.model.dropout import Seeds, attention_dropout
 
 LANES = 128  # splash attention wants queries and keys in multiples of these
 # Below, the scores are small and a kernel's fixed costs are not worth it.
@@ -133,7 +133,7 @@ def plain(
   visible = query_segments[:, None, :, None] == key_segments[:, None, None, :]
   scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  weights = dropout(weights, dropout_rate, seeds)
+  weights = attention_dropout(weights, dropout_rate, seeds)
   mixed = jnp.einsum('bhqm,bhme->bhqe', weights, value)
   return jnp.swapaxes(mixed, 1, 2)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt32
 
 _GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads small numbers
+_FACTORS = (0x7FEB352D, 0x846CA68B)
 
 Seeds = UInt32[Array, 'B 2']
 
@@ -40,33 +41,71 @@ def dropout(
   if seeds is None or rate == 0:
     return x
   index = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
-  first, second = (
-    seeds[:, i].reshape(-1, *[1] * (x.ndim - 1)) for i in range(2)
+  kept = words(index, *_columns(seeds, x.ndim)) >= jnp.uint32(
+    round(rate * 2**32)
   )
-  kept = keep(index, rate, first, second)
   return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-def keep(
+def attention_dropout(
+  weights: Float[Array, 'B H Q M'], rate: float, seeds: Seeds | None
+) -> Float[Array, 'B H Q M']:
+  """`dropout` of attention weights, where heads 2i and 2i + 1 share a word.
+
+  A kernel that computes both (`row_attention.py`) draws it once.
+  """
+  if seeds is None or rate == 0:
+    return weights
+  head, row, column = (
+    jax.lax.broadcasted_iota(jnp.uint32, (1, *weights.shape[1:]), axis)
+    for axis in (1, 2, 3)
+  )
+  queries, keys = weights.shape[2:]
+  index = ((head >> 1) * jnp.uint32(queries) + row) * jnp.uint32(keys) + column
+  kept = keep(words(index, *_columns(seeds, weights.ndim)), head, rate)
+  return jnp.where(kept, weights / (1 - rate), jnp.zeros((), weights.dtype))
+
+
+def words(
   index: UInt32[Array, '...'],
-  rate: float,
   first: UInt32[Array, '...'],
   second: UInt32[Array, '...'],
-) -> Bool[Array, '...']:
-  """Which elements dropout keeps, by their index within a row.
+) -> UInt32[Array, '...']:
+  """32 random bits for every element.
 
   Args:
-    index: from 0.
-    rate: the share that is not kept.
+    index: within a row, from 0.
     first: the first word of the row's seed.
     second: the other.
   """
-  draws = _mix(_mix(index * jnp.uint32(_GOLDEN) + first) + second)
-  return draws >= jnp.uint32(round(rate * 2**32))
+  # The mixer `lowbias32` (hash-prospector), the second word added on its way:
+  # rows that differ in one word only draw independently too.
+  x = index + first
+  x = (x ^ (x >> 16)) * jnp.uint32(_FACTORS[0]) + second
+  x = (x ^ (x >> 15)) * jnp.uint32(_FACTORS[1])
+  return x ^ (x >> 16)
+
+
+def keep(
+  words: UInt32[Array, '...'], head: UInt32[Array, '...'], rate: float
+) -> Bool[Array, '...']:
+  """Which attention weights dropout keeps.
+
+  Args:
+    words: of elements that two heads share: [heads / 2, Q, M] in a row.
+    head: one of the two takes the upper 16 bits, the other the lower.
+    rate: the share that is not kept, to 2^-17.
+  """
+  half = (words >> ((head & 1) * 16)) & jnp.uint32(0xFFFF)
+  return half >= jnp.uint32(round(rate * 2**16))
+
+
+def _columns(seeds: Seeds, ndim: int) -> tuple[Array, Array]:
+  """Both words of a row's seed, shaped to meet an array of `ndim` axes."""
+  first, second = (seeds[:, i].reshape(-1, *[1] * (ndim - 1)) for i in range(2))
+  return first, second
 
 
 def _mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:
-  """A bijection of 32 bits; constants of `lowbias32` (hash-prospector)."""
-  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-  return x ^ (x >> 16)
+  """A bijection of 32 bits: `lowbias32`."""
+  return words(x, jnp.uint32(0), jnp.uint32(0))

@@ -181,16 +181,21 @@ def _backward(spec: _Spec, q_ref, k_ref, v_ref, *refs: Any) -> None:
 def _heads(
   spec: _Spec, q_ref, k_ref, q_segments_ref, k_segments_ref, seeds_ref
 ):
-  """Per head: a function that zeroes other heads' lanes of [N, 128], exp of
-  the scores [Q, M] less their maximum, its sums [Q, 1], what dropout keeps."""
+  """What both passes compute first, head by head.
+
+  Yields:
+    A function that zeroes the other heads' lanes of [N, 128], exp of the scores
+    [Q, M] less their maximum, its sums [Q, 1], and what dropout keeps.
+  """
   row, lanes = pl.program_id(0), pl.program_id(1)
   heads = LANES // spec.width
   visible = q_segments_ref[0] == k_segments_ref[0]
   for head in range(heads):
 
     def own(x: Array, head: int = head) -> Array:
-      lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
-      return jnp.where(lane // spec.width == head, x, jnp.zeros((), x.dtype))
+      lane = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1) - head * spec.width
+      is_own = (lane >= 0) & (lane < spec.width)
+      return jnp.where(is_own, x, jnp.zeros((), x.dtype))
 
     scores = _product(q_ref[0], own(k_ref[0]), (1, 1))
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
@@ -198,23 +203,25 @@ def _heads(
     total = jnp.sum(weights, axis=1, keepdims=True)
     kept = True
     if spec.rate:
-      first = (lanes * heads + head) * spec.queries * scores.shape[1]
-      kept = dropout.keep(
-        # An element's index in [H, Q, M], without the padding.
-        first.astype(jnp.uint32) + _index(scores.shape),
-        spec.rate,
-        seeds_ref[row, 0],
-        seeds_ref[row, 1],
-      )
+      place = lanes * heads + head
+      if head % 2 == 0:
+        words = _words(spec, scores.shape, place >> 1, seeds_ref, row)
+      kept = dropout.keep(words, place.astype(jnp.uint32), spec.rate)
     yield own, weights, total, kept
 
 
-def _index(shape: tuple[int, int]) -> Array:
-  """Of the elements of a matrix, row by row."""
-  row, column = (
-    jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(2)
+def _words(
+  spec: _Spec, shape: tuple[int, int], pair: Array, seeds_ref: Any, row: Array
+) -> Array:
+  """Random bits [Q, M] of two heads, as `dropout.attention_dropout` draws."""
+  query, key = (
+    jax.lax.broadcasted_iota(jnp.uint32, size, axis)
+    for axis, size in enumerate(((shape[0], 1), (1, shape[1])))
   )
-  return row * jnp.uint32(shape[1]) + column
+  # Counted without the padding of queries.
+  query += (pair * spec.queries).astype(jnp.uint32)
+  index = query * jnp.uint32(shape[1]) + key
+  return dropout.words(index, seeds_ref[row, 0], seeds_ref[row, 1])
 
 
 def _product(x: Array, y: Array, contract: tuple[int, int]) -> Array:
