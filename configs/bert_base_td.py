@@ -15,7 +15,6 @@ def get_config():
   config.data.files = 'tfds:wikipedia/20230601.en'
   config.data.eval_fraction = 0.001
   config.model.dtype = 'bfloat16'
-  config.model.attention_dropout = 0.0  # fused kernels have none
   config.drop.policy = 'cumulative_loss'
   config.drop.first_layer = 5
   config.drop.last_layer = 10

@@ -14,7 +14,6 @@ def get_config():
   config.data.files = 'tfds:wikipedia/20230601.en'
   config.data.eval_fraction = 0.001
   config.model.dtype = 'bfloat16'
-  config.model.attention_dropout = 0.0  # fused kernels have none
   config.model.num_layers = 24
   config.model.hidden_dim = 1024
   config.model.num_heads = 16

@@ -93,7 +93,7 @@ class ModelConfig:
   mlp_dim: int = _at_least(3072, 1)
   max_positions: int = _at_least(512, 8)
   # How attention is computed; `auto` picks by platform, length and dropout.
-  attention: str = _choice('auto', 'plain', 'splash', 'cudnn')
+  attention: str = _choice('auto', 'plain', 'rows', 'splash', 'cudnn')
   # What the backward pass recomputes to save memory: nothing, all but the
   # results of dense layers, or whole layers.
   remat: str = _choice('none', 'dense', 'layer')

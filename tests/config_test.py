@@ -36,7 +36,7 @@ def test_every_shipped_config_is_valid_and_named_like_its_file(path):
   assert config_lib.load(raw).name == path.stem
 
 
-def test_bert_base_is_the_published_recipe_but_for_attention_dropout():
+def test_bert_base_is_the_published_recipe():
   config = config_lib.load(experiment(CONFIGS[0].with_name('bert_base.py')))
   train, optimizer = config.train, config.optimizer
   assert (train.batch_size, train.num_steps) == (512, 1_000_000)
@@ -46,9 +46,7 @@ def test_bert_base_is_the_published_recipe_but_for_attention_dropout():
   assert (optimizer.weight_decay, optimizer.clip_norm) == (0.01, 1.0)
   assert (optimizer.beta1, optimizer.beta2) == (0.9, 0.999)
   assert (config.model.norm, config.model.norm_eps) == ('post', 1e-12)
-  assert config.model.dropout == 0.1
-  # 0.1 in the recipe; no fused kernel has it, and the config says so.
-  assert config.model.attention_dropout == 0
+  assert config.model.dropout == config.model.attention_dropout == 0.1
   assert config.drop.policy == 'none'
 
 

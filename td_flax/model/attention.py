@@ -2,12 +2,14 @@
 
 Letters: B rows, Q queries, M keys and values, H heads, E width of a head.
 
-Three ways to compute the same: `plain` lets XLA fuse what it can and holds the
-scores [B, H, Q, M] in memory; `splash` is JAX's Pallas kernel for TPUs and
-`cudnn` NVIDIA's fused kernel, which never do. Neither kernel has dropout on the
-attention weights.
+Four ways to compute the same: `plain` lets XLA fuse what it can and holds the
+scores [B, H, Q, M] in memory; the others never do. On TPUs `rows`
+(`row_attention.py`) takes short rows, and dropout on the attention weights;
+`splash` is JAX's Pallas kernel for longer ones. `cudnn` is NVIDIA's fused
+kernel. The last two have no such dropout.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,11 +19,13 @@ from jaxtyping import Array, Float, Int
 from td_flax import errors
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
+from td_flax.model import row_attention
 from td_flax.model.dropout import Seeds, attention_dropout
 
-LANES = 128  # splash attention wants queries and keys in multiples of these
+LANES = 128  # kernels for TPUs want keys in multiples of these
 # Below, the scores are small and a kernel's fixed costs are not worth it.
 _SHORTEST_FOR_KERNEL = 256
+_KERNELS = {'rows': 'tpu', 'splash': 'tpu', 'cudnn': 'gpu'}
 _NO_KERNEL = ('TPU v2', 'TPU v3')  # Mosaic has no bf16 matmul there
 
 # (query, key, value, query_segments, key_segments, seeds) -> mixed.
@@ -39,7 +43,12 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
     A function of the arguments of `plain`, without the rate of dropout. It
     chooses by the shapes it is called with, as `choose` does.
   """
-  kernels = {
+  wrapped = {
+    'rows': devices.wrap_kernel(
+      functools.partial(
+        row_attention.attend, dropout_rate=config.attention_dropout
+      )
+    ),
     'splash': devices.wrap_kernel(splash),
     'cudnn': devices.wrap_kernel(cudnn),
   }
@@ -47,8 +56,10 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
   def attend(query: Array, key: Array, *rest: Array) -> Array:
     *others, seeds = rest
     name, _ = choose(config, devices, query.shape[1], key.shape[1])
-    if name in kernels:
-      return kernels[name](query, key, *others)
+    if name == 'rows' and seeds is not None:
+      others.append(seeds)
+    if name in wrapped:
+      return wrapped[name](query, key, *others)
     return plain(
       query,
       key,
@@ -77,37 +88,58 @@ def choose(
   Raises:
     errors.ConfigError: `model.attention` names one that cannot compute this.
   """
-  platform = devices.platform
-  kernel = {'tpu': 'splash', 'gpu': 'cudnn'}.get(platform)
-  wanted = config.attention
+  wanted, platform = config.attention, devices.platform
   if wanted == 'plain':
     return 'plain', 'model.attention=plain'
-  obstacle = None
-  if kernel is None or wanted not in ('auto', kernel):
-    obstacle = f'{wanted} does not run on {platform}'
-    if wanted == 'auto':
-      obstacle = f'no kernel for {platform}'
-  elif devices.kind in _NO_KERNEL:
-    obstacle = f'{kernel} does not compile for {devices.kind}'
-  elif config.attention_dropout:
-    obstacle = f'model.attention_dropout={config.attention_dropout}: {kernel} '
-    obstacle += 'has no dropout'
-  elif kernel == 'splash' and keys % LANES:
-    obstacle = f'{keys} keys are no multiple of {LANES}'
-  elif kernel == 'cudnn' and config.dtype != 'bfloat16':
-    obstacle = f'model.dtype={config.dtype}: cudnn wants bfloat16'
-  elif kernel == 'cudnn' and (queries % 2 or keys % 2):
-    obstacle = f'{queries} queries and {keys} keys: cudnn wants even numbers'
-  if obstacle is None:
-    if wanted == 'auto' and keys < _SHORTEST_FOR_KERNEL:
-      return 'plain', f'rows of {keys} keys are short'
-    return kernel, f'on {platform}'
   if wanted != 'auto':
-    raise errors.ConfigError(
-      f'model.attention={wanted!r}: cannot be used: {obstacle}; auto picks one '
-      'that can'
+    if obstacle := _obstacle(wanted, config, devices, queries, keys):
+      raise errors.ConfigError(
+        f'model.attention={wanted!r}: cannot be used: {obstacle}; auto picks '
+        'one that can'
+      )
+    return wanted, f'on {platform}'
+  obstacles = []
+  for kernel in (name for name, where in _KERNELS.items() if where == platform):
+    if obstacle := _obstacle(kernel, config, devices, queries, keys):
+      obstacles.append(obstacle)
+    elif keys < _SHORTEST_FOR_KERNEL:
+      return 'plain', f'rows of {keys} keys are short'
+    else:
+      return kernel, f'on {platform}'
+  return 'plain', '; '.join(obstacles) or f'no kernel for {platform}'
+
+
+def _obstacle(
+  kernel: str, config: ModelConfig, devices: Devices, queries: int, keys: int
+) -> str | None:
+  """Why a kernel cannot compute this; None if it can."""
+  if devices.platform != _KERNELS[kernel]:
+    return f'{kernel} does not run on {devices.platform}'
+  if devices.kind in _NO_KERNEL:
+    return f'{kernel} does not compile for {devices.kind}'
+  if config.attention_dropout and kernel != 'rows':
+    return (
+      f'model.attention_dropout={config.attention_dropout}: {kernel} has no '
+      'dropout'
     )
-  return 'plain', obstacle
+  if kernel == 'cudnn':
+    if config.dtype != 'bfloat16':
+      return f'model.dtype={config.dtype}: cudnn wants bfloat16'
+    if queries % 2 or keys % 2:
+      return f'{queries} queries and {keys} keys: cudnn wants even numbers'
+  elif keys % LANES:
+    return f'{keys} keys are no multiple of {LANES}: {kernel} wants one'
+  if kernel == 'rows':
+    longest = row_attention.LONGEST
+    if max(queries, keys) > longest:
+      return f'{max(queries, keys)} tokens: rows takes up to {longest}'
+    width = config.hidden_dim // config.num_heads
+    if LANES % width or config.hidden_dim % LANES:
+      return (
+        f'{config.num_heads} heads of width {width}: rows wants them to fill '
+        f'groups of {LANES} lanes'
+      )
+  return None
 
 
 def plain(

@@ -13,7 +13,7 @@ dropout draws the very bits that `attention.plain` draws.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +27,8 @@ from td_flax.model.dropout import Seeds
 
 LANES = 128
 LONGEST = 512  # a longer row's scores and gradients outgrow the vector memory
+
+_Ref = Any  # a block of an array, in vector memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def attend(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(spec: _Spec, query: Array, *others: Array) -> Array:
-  return _call(spec, _forward, 'row_attention_fwd', [query], (query, *others))
+  return _call(spec, _forward, 'fwd', [query], (query, *others))
 
 
 def _attend_fwd(spec: _Spec, *args: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -102,9 +104,7 @@ def _attend_fwd(spec: _Spec, *args: Array) -> tuple[Array, tuple[Array, ...]]:
 def _attend_bwd(
   spec: _Spec, args: tuple[Array, ...], gradient: Array
 ) -> tuple[Array | None, ...]:
-  found = _call(
-    spec, _backward, 'row_attention_bwd', args[:3], (*args, gradient)
-  )
+  found = _call(spec, _backward, 'bwd', args[:3], (*args, gradient))
   return *found, None, None, None
 
 
@@ -114,12 +114,13 @@ _attend.defvjp(_attend_fwd, _attend_bwd)
 def _call(
   spec: _Spec,
   kernel: Callable[..., None],
-  name: str,
+  direction: str,
   outputs: Any,
   args: tuple[Array, ...],
 ) -> Any:
   """Runs a kernel for every row and every 128 lanes of its activations."""
   rows, _, width = args[0].shape
+  dropout_ = '_dropout' if spec.rate else ''
 
   def block(x: Array) -> pl.BlockSpec:
     if x.dtype == jnp.uint32:
@@ -140,12 +141,15 @@ def _call(
       dimension_semantics=('parallel', 'parallel')
     ),
     interpret=spec.interpret,
-    name=name,
+    # `tpu/kernels.py` reads what it costs off its name.
+    name=f'row_attention{dropout_}_{direction}_{spec.width}',
   )(*args)
   return found[0] if len(found) == 1 else found
 
 
-def _forward(spec: _Spec, q_ref, k_ref, v_ref, *refs: Any) -> None:
+def _forward(
+  spec: _Spec, q_ref: _Ref, k_ref: _Ref, v_ref: _Ref, *refs: _Ref
+) -> None:
   """Mixed values [Q, 128] of the heads in these lanes."""
   *others, out_ref = refs
   out = jnp.zeros(out_ref.shape[1:], jnp.float32)
@@ -156,7 +160,9 @@ def _forward(spec: _Spec, q_ref, k_ref, v_ref, *refs: Any) -> None:
   out_ref[0] = out.astype(out_ref.dtype)
 
 
-def _backward(spec: _Spec, q_ref, k_ref, v_ref, *refs: Any) -> None:
+def _backward(
+  spec: _Spec, q_ref: _Ref, k_ref: _Ref, v_ref: _Ref, *refs: _Ref
+) -> None:
   """Gradients of queries, keys and values of the heads in these lanes."""
   *others, g_ref, dq_ref, dk_ref, dv_ref = refs
   dq, dk, dv = (
@@ -179,8 +185,13 @@ def _backward(spec: _Spec, q_ref, k_ref, v_ref, *refs: Any) -> None:
 
 
 def _heads(
-  spec: _Spec, q_ref, k_ref, q_segments_ref, k_segments_ref, seeds_ref
-):
+  spec: _Spec,
+  q_ref: _Ref,
+  k_ref: _Ref,
+  q_segments_ref: _Ref,
+  k_segments_ref: _Ref,
+  seeds_ref: _Ref,
+) -> Iterator[tuple[Callable[[Array], Array], Array, Array, Array | bool]]:
   """What both passes compute first, head by head.
 
   Yields:
@@ -211,7 +222,7 @@ def _heads(
 
 
 def _words(
-  spec: _Spec, shape: tuple[int, int], pair: Array, seeds_ref: Any, row: Array
+  spec: _Spec, shape: tuple[int, int], pair: Array, seeds_ref: _Ref, row: Array
 ) -> Array:
   """Random bits [Q, M] of two heads, as `dropout.attention_dropout` draws."""
   query, key = (

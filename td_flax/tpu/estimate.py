@@ -156,7 +156,8 @@ def kind(
   # Scopes of the step: choosing, moving and restoring tokens, the table.
   if _ROUTING.search(instruction.op_name):
     return 'routing'
-  if 'splash' in names or 'bhq' in names:  # the kernel, or `attention.plain`
+  # Kernels by their names; the products of `attention.plain`.
+  if any(word in names for word in ('row_attention', 'splash', 'bhq')):
     return 'attention'
   if flops >= _DENSE:
     return 'matmul'

@@ -12,6 +12,7 @@ from td_flax import errors
 from td_flax.config import ModelConfig
 from td_flax.devices import OneDevice
 from td_flax.model import attention as module
+from td_flax.model import dropout, row_attention
 
 
 def inputs(queries=5, keys=7):
@@ -49,10 +50,10 @@ def test_scores_are_summed_in_float32_whatever_the_type():
   np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2e-2)
 
 
-def lengths(queries, keys, dtype='float32'):
+def lengths(queries, keys, dtype='float32', heads=2, width=64):
   """Arguments of two documents and some padding, and weights of a loss."""
   q, k, v, weights = (
-    jax.random.normal(jax.random.key(i), (2, n, 2, 64), dtype)
+    jax.random.normal(jax.random.key(i), (2, n, heads, width), dtype)
     for i, n in enumerate((queries, keys, keys, queries))
   )
   segments = jnp.minimum(jnp.arange(keys) // 50, 3) % 3  # 0, 1, 2, 0
@@ -88,15 +89,60 @@ def test_splash_attention_equals_the_plain_one_gradients_included(
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize('rate', [0.0, 0.3])
+@pytest.mark.parametrize(
+  ('queries', 'keys', 'heads', 'width', 'dtype', 'tolerance'),
+  [
+    (256, 256, 2, 64, 'float32', 2e-5),
+    (76, 256, 4, 32, 'float32', 2e-5),  # padded; two pairs in the lanes
+    (128, 128, 3, 128, 'float32', 2e-5),  # half a pair, an odd number of them
+    (128, 256, 4, 64, 'bfloat16', 0.03),
+  ],
+)
+def test_row_attention_equals_the_plain_one_and_drops_the_same(
+  queries, keys, heads, width, dtype, tolerance, rate
+):
+  args, weights = lengths(queries, keys, dtype, heads, width)
+  args = (args[0] * width**-0.5, *args[1:])
+  draw = {'seeds': dropout.seeds(jax.random.split(jax.random.key(9), 2))}
+  draw |= {'dropout_rate': rate}
+  expected = gradients(functools.partial(module.plain, **draw), args, weights)
+  found = gradients(
+    functools.partial(row_attention.attend, **draw, interpret=True),
+    args,
+    weights,
+  )
+  for ours, theirs in zip(found, expected, strict=True):
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(
+      ours.astype(jnp.float32),
+      theirs.astype(jnp.float32),
+      atol=tolerance,
+      rtol=tolerance,
+    )
+
+
+def test_row_attention_without_seeds_drops_nothing():
+  args, _ = lengths(128, 128)
+  np.testing.assert_allclose(
+    row_attention.attend(*args, dropout_rate=0.5, interpret=True),
+    module.plain(*args),
+    atol=2e-5,
+  )
+
+
 @pytest.mark.parametrize(
   ('platform', 'queries', 'keys', 'changes', 'expected', 'why'),
   [
     ('cpu', 512, 512, {}, 'plain', 'no kernel for cpu'),
-    ('tpu', 512, 512, {}, 'splash', 'on tpu'),
-    ('tpu', 76, 512, {}, 'splash', 'on tpu'),
+    ('tpu', 512, 512, {}, 'rows', 'on tpu'),
+    ('tpu', 76, 512, {}, 'rows', 'on tpu'),
+    ('tpu', 512, 512, {'attention_dropout': 0.1}, 'rows', 'on tpu'),
+    ('tpu', 512, 512, {'num_heads': 8}, 'splash', 'on tpu'),  # of width 96
+    ('tpu', 1024, 1024, {}, 'splash', 'on tpu'),
+    ('tpu', 1024, 1024, {'attention_dropout': 0.1}, 'plain', 'has no dropout'),
     ('tpu', 128, 128, {}, 'plain', 'rows of 128 keys are short'),
     ('tpu', 76, 320, {}, 'plain', '320 keys are no multiple of 128'),
-    ('tpu', 512, 512, {'attention_dropout': 0.1}, 'plain', 'has no dropout'),
     ('tpu', 512, 512, {'attention': 'plain'}, 'plain', 'model.attention=plain'),
     ('tpu', 128, 128, {'attention': 'splash'}, 'splash', 'on tpu'),
     ('gpu', 512, 512, {}, 'cudnn', 'on gpu'),
@@ -122,6 +168,8 @@ def test_the_choice_follows_platform_and_length(
     ('cpu', 'splash', {}, 'splash does not run on cpu'),
     ('tpu', 'cudnn', {}, 'cudnn does not run on tpu'),
     ('tpu', 'splash', {'attention_dropout': 0.1}, 'has no dropout'),
+    ('gpu', 'rows', {}, 'rows does not run on gpu'),
+    ('tpu', 'rows', {'num_heads': 8}, '8 heads of width 96: rows wants them'),
   ],
 )
 def test_a_kernel_that_cannot_be_used_is_refused(
@@ -136,4 +184,6 @@ def test_a_kernel_that_cannot_be_used_is_refused(
 def test_a_generation_that_cannot_compile_the_kernel_does_without():
   config = ModelConfig(attention_dropout=0.0)
   name, reason = module.choose(config, OneDevice('tpu', 'TPU v3'), 512, 512)
-  assert (name, reason) == ('plain', 'splash does not compile for TPU v3')
+  assert name == 'plain'
+  assert 'rows does not compile for TPU v3' in reason
+  assert 'splash does not compile for TPU v3' in reason

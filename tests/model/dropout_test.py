@@ -65,3 +65,16 @@ def test_gradients_flow_through_what_was_kept(seeds):
   x = jnp.ones((4, 100))
   grads = jax.grad(lambda x: module.dropout(x, 0.5, seeds).sum())(x)
   np.testing.assert_array_equal(grads, module.dropout(x, 0.5, seeds))
+
+
+@pytest.mark.parametrize('rate', [0.1, 0.5])
+def test_heads_draw_independently_and_keep_their_share(seeds, rate):
+  weights = jnp.ones((4, 5, 64, 256))
+  kept = np.asarray(module.attention_dropout(weights, rate, seeds) != 0)
+  size, variance = kept[:, 0].size, rate * (1 - rate)
+  for head in range(5):
+    share = kept[:, head].mean()
+    assert abs(share - (1 - rate)) < 5 * np.sqrt(variance / size)
+    for other in range(head):
+      both = ((kept[:, head] - share) * (kept[:, other] - share)).mean()
+      assert abs(both) < 5 * variance / np.sqrt(size)

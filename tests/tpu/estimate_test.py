@@ -112,6 +112,7 @@ def test_slow_operations_are_counted_and_named(found):
   ('name', 'opcodes', 'flops', 'kind'),
   [
     ('jit(f)/jvp(routing)/dot', ('convolution',), 1e9, 'routing'),
+    ('jvp(row_attention_fwd_64)/pallas_call', ('custom-call',), 0, 'attention'),
     ('jit(f)/jvp()/bhqe,bhme->bhqm/dot', ('convolution',), 1e9, 'attention'),
     ('jit(f)/jvp()/dot', ('convolution',), 1e9, 'matmul'),
     ('jit(f)/jvp()/xor', ('xor',) * 20, 0, 'random'),
@@ -160,6 +161,45 @@ def test_fewer_queries_cost_less_but_not_in_proportion():
     for queries in (512, 128)
   )
   assert whole / 4 < few < whole
+
+
+def row_kernel_cost(name, queries, keys, chip=CHIP):
+  operands = [
+    hlo.Shape('bf16', (4, length, 768)) for length in (queries, keys, keys)
+  ]
+  text = 'custom_call_target="tpu_custom_call"'
+  kernel = hlo.Instruction(name, 'custom-call', (), (), text, None, False)
+  return kernels.cost(chip, kernel, operands)
+
+
+def test_row_attention_costs_its_schedule_and_dropout_more():
+  forward = row_kernel_cost('row_attention_fwd_64.1', 512, 512)
+  assert forward.flops == 2 * 2 * 4 * 12 * 512 * 512 * 64
+  assert forward.seconds == pytest.approx(4 * 12 * 1440 / 1.5e9)
+  backward = row_kernel_cost('jvp_row_attention_bwd_64_.2', 512, 512)
+  assert backward.flops == 5 * forward.flops / 2
+  assert backward.seconds > forward.seconds
+  dropping = row_kernel_cost('row_attention_dropout_fwd_64', 512, 512)
+  assert dropping.flops == forward.flops
+  assert dropping.seconds > forward.seconds
+  few = row_kernel_cost('row_attention_fwd_64.1', 128, 512)
+  assert forward.seconds / 4 < few.seconds < forward.seconds
+
+
+def test_heads_that_fill_the_matrix_unit_do_twice_the_work_in_the_time():
+  narrow, wide = (
+    row_kernel_cost(f'row_attention_fwd_{width}', 256, 256)
+    for width in (64, 128)
+  )
+  assert wide.flops == narrow.flops
+  assert wide.seconds == narrow.seconds / 2
+
+
+@pytest.mark.parametrize('name', ['TPU v4', 'TPU v5', 'TPU v6 lite'])
+def test_every_generation_with_kernels_has_figures(name):
+  chip = chips.chip_of(name)
+  for kernel in ('row_attention_fwd_64', 'row_attention_dropout_bwd_64'):
+    assert row_kernel_cost(kernel, 512, 512, chip).seconds > 0
 
 
 def test_another_kernel_is_not_guessed():
