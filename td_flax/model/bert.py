@@ -26,6 +26,7 @@ from td_flax.dropping import routing
 from td_flax.model import attention, stack
 from td_flax.model.dense import Dense, fence
 from td_flax.model.dropout import Seeds, dropout, fold
+from td_flax.model.norm import LayerNorm
 
 ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
@@ -57,8 +58,8 @@ def _dense(
   )
 
 
-def _norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  return nnx.LayerNorm(
+def _norm(config: ModelConfig, rngs: nnx.Rngs) -> LayerNorm:
+  return LayerNorm(
     config.hidden_dim,
     epsilon=config.norm_eps,
     dtype=jnp.dtype(config.dtype),

@@ -25,7 +25,8 @@ def fold(seeds: Seeds | None, site: int) -> Seeds | None:
   """Seeds of one site among several; None, without dropout, stays None."""
   if seeds is None:
     return None
-  return _mix(seeds + jnp.uint32(_GOLDEN) * jnp.uint32(site + 1))
+  spread = jnp.uint32(_GOLDEN) * jnp.uint32(site + 1)
+  return _mixed(words(seeds, spread, jnp.uint32(0)))
 
 
 def dropout(
@@ -44,7 +45,7 @@ def dropout(
   kept = words(index, *_columns(seeds, x.ndim)) >= jnp.uint32(
     round(rate * 2**32)
   )
-  return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+  return _rescaled(x, kept, rate)
 
 
 def attention_dropout(
@@ -63,7 +64,7 @@ def attention_dropout(
   queries, keys = weights.shape[2:]
   index = ((head >> 1) * jnp.uint32(queries) + row) * jnp.uint32(keys) + column
   kept = keep(words(index, *_columns(seeds, weights.ndim)), head, rate)
-  return jnp.where(kept, weights / (1 - rate), jnp.zeros((), weights.dtype))
+  return _rescaled(weights, kept, rate)
 
 
 def words(
@@ -71,19 +72,19 @@ def words(
   first: UInt32[Array, '...'],
   second: UInt32[Array, '...'],
 ) -> UInt32[Array, '...']:
-  """32 random bits for every element.
+  """32 random bits for every element, the upper half better than the lower.
 
   Args:
     index: within a row, from 0.
     first: the first word of the row's seed.
     second: the other.
   """
-  # The mixer `lowbias32` (hash-prospector), the second word added on its way:
-  # rows that differ in one word only draw independently too.
+  # The mixer `lowbias32` (hash-prospector) less its last step, which only the
+  # lower half needs. The second word is added on the way: rows that differ in
+  # one word only draw independently too.
   x = index + first
   x = (x ^ (x >> 16)) * jnp.uint32(_FACTORS[0]) + second
-  x = (x ^ (x >> 15)) * jnp.uint32(_FACTORS[1])
-  return x ^ (x >> 16)
+  return (x ^ (x >> 15)) * jnp.uint32(_FACTORS[1])
 
 
 def keep(
@@ -96,8 +97,14 @@ def keep(
     head: one of the two takes the upper 16 bits, the other the lower.
     rate: the share that is not kept, to 2^-17.
   """
-  half = (words >> ((head & 1) * 16)) & jnp.uint32(0xFFFF)
+  half = (_mixed(words) >> ((head & 1) * 16)) & jnp.uint32(0xFFFF)
   return half >= jnp.uint32(round(rate * 2**16))
+
+
+def _rescaled(x: Array, kept: Array, rate: float) -> Array:
+  # In float32: bfloat16 knows 1 / (1 - rate) to three digits.
+  scaled = x.astype(jnp.float32) * (1 / (1 - rate))
+  return jnp.where(kept, scaled, 0.0).astype(x.dtype)
 
 
 def _columns(seeds: Seeds, ndim: int) -> tuple[Array, Array]:
@@ -106,6 +113,6 @@ def _columns(seeds: Seeds, ndim: int) -> tuple[Array, Array]:
   return first, second
 
 
-def _mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:
-  """A bijection of 32 bits: `lowbias32`."""
-  return words(x, jnp.uint32(0), jnp.uint32(0))
+def _mixed(words: UInt32[Array, '...']) -> UInt32[Array, '...']:
+  """`words` with a lower half as good as the upper."""
+  return words ^ (words >> 16)
