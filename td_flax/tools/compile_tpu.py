@@ -18,10 +18,12 @@ of tokens (`docs/scaling.md`):
         --topology=v5e:16x16 --tokens=1e12
 """
 
+import concurrent.futures
 import datetime
 import importlib.metadata
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import shlex
@@ -113,13 +115,19 @@ def _all(file: pathlib.Path | None) -> None:
   from td_flax.tpu import report
 
   kept = json.loads(file.read_text()) if file and file.exists() else {}
+  # A process for each: the compiler holds on to gigabytes of every program.
+  pool = concurrent.futures.ProcessPoolExecutor(
+    1, multiprocessing.get_context('spawn'), max_tasks_per_child=1
+  )
   print(report.MARKDOWN_HEAD, flush=True)
   for name in _SHIPPED:
     config = _shipped(name)
     for topology in _SLICES:
       key = f'{name} {topology}'
       if key not in kept:
-        kept[key] = report.compare_until_it_fits(config, topology)
+        kept[key] = pool.submit(
+          report.compare_until_it_fits, config, topology
+        ).result()
         kept[key] |= _circumstances()
         if file:
           artifacts.write_atomically(
