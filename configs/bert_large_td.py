@@ -20,6 +20,7 @@ def get_config():
   config.model.num_heads = 16
   config.model.mlp_dim = 4096
   config.model.scan_layers = True  # compiles in a fraction of the time
+  config.model.remat = 'dense'  # else the loop keeps every intermediate
   config.drop.policy = 'cumulative_loss'
   config.drop.first_layer = 11
   config.drop.last_layer = 22

@@ -95,7 +95,7 @@ class ModelConfig:
   # How attention is computed; `auto` picks by platform, length and dropout.
   attention: str = _choice('auto', 'plain', 'rows', 'splash', 'cudnn')
   # What the backward pass recomputes to save memory: nothing, all but the
-  # results of dense layers, or whole layers.
+  # results of dense layers and attention, or whole layers.
   remat: str = _choice('none', 'dense', 'layer')
   # Layers that see the same tokens are one compiled loop: compiles faster.
   scan_layers: bool = False

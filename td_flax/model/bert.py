@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
@@ -24,7 +25,7 @@ from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import attention, stack
-from td_flax.model.dense import Dense, fence
+from td_flax.model.dense import RESULT, Dense, fence
 from td_flax.model.dropout import Seeds, dropout, fold
 from td_flax.model.norm import LayerNorm
 
@@ -146,7 +147,7 @@ class Attention(nnx.Module):
       context_segments,
       seeds,
     )
-    return self.output(mixed.reshape(y.shape))
+    return self.output(checkpoint_name(mixed.reshape(y.shape), RESULT))
 
 
 class Mlp(nnx.Module):
