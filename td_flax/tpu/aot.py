@@ -169,12 +169,9 @@ def compile_step(config: config_lib.Config, slice_: Topology) -> Compiled:
     compiled = lowered.compile()
     text = compiled.as_text()
     memory = compiled.memory_analysis()
+    # Not the sum of its allocations, which counts a loop's buffers twice.
     hbm_bytes = (
-      memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes
-      + memory.temp_size_in_bytes
-      + memory.generated_code_size_in_bytes
+      memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes
     )
   except jax.errors.JaxRuntimeError as error:
     used = _USED.search(str(error))
