@@ -31,7 +31,14 @@ import numpy as np
 import sentencepiece
 
 from td_flax import artifacts, errors
-from td_flax.data import blocks, corpora, dataset, pipeline, tokenizer
+from td_flax.data import (
+  blocks,
+  corpora,
+  dataset,
+  pipeline,
+  sentence_piece,
+  tokenizer,
+)
 
 _ROWS_PER_SHARD = 3500  # 8 MB of English
 _TRAINING_BYTES = 10 * 10**6
@@ -128,9 +135,7 @@ def _measure_reading(
 ) -> dict[str, Any]:
   directory = folder / 'packed'
   shards = _write_shards(options, directory)
-  model = tokenizer.Tokenizer(
-    (folder / 'bpe' / dataset.TOKENIZER / tokenizer.FILE).read_bytes(), 'bpe'
-  )
+  model = tokenizer.load(folder / 'bpe' / dataset.TOKENIZER)
   model.save(directory / dataset.TOKENIZER)
   counts = np.ones(model.vocab_size, np.int64)
   manifest = {
@@ -198,7 +203,7 @@ def _measure_packing(
     training += block.documents()
   jobs, turns = {}, {}
   for kind in tokenizer.TRAINED_KINDS:
-    model = tokenizer.train(
+    model = sentence_piece.train(
       _beginning(training),
       kind=kind,
       vocab_size=options.vocab_size,

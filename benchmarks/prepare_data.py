@@ -29,7 +29,7 @@ import numpy as np
 import sentencepiece
 
 from td_flax import config, errors
-from td_flax.data import corpora, pipeline, prepare, tokenizer, workers
+from td_flax.data import corpora, pipeline, prepare, sentence_piece, workers
 
 _ALONE_BYTES = 10 * 10**6  # of text, for SentencePiece alone
 _NUM_BATCHES = 200
@@ -86,7 +86,7 @@ def _measure(
   num_workers: int,
 ) -> dict[str, Any]:
   with _timed() as training:
-    vocabulary = tokenizer.train(
+    vocabulary = sentence_piece.train(
       texts,
       kind=data.tokenizer,
       vocab_size=data.vocab_size,

@@ -68,13 +68,15 @@ class DataConfig:
   text_field: str = 'text'
   # N: ids per row.
   sequence_length: int = _at_least(512, 8)
-  # `bpe` or `unigram` trains a SentencePiece model; else the path of one.
+  # `bpe` or `unigram` trains a SentencePiece model; else the path of one, of
+  # a WordPiece vocab.txt or tokenizer.json, or of a folder that holds one.
   tokenizer: str = 'bpe'
   vocab_size: int = _field(
     30_522,
     f'from 300 to {MAX_VOCAB_SIZE:,} (ids are stored as uint16)',
     lambda x: 300 <= x <= MAX_VOCAB_SIZE,
   )
+  # Of a tokenizer that is trained, or read from a bare vocab.txt.
   lowercase: bool = True
   # Text the tokenizer is trained on, at most, in MB.
   tokenizer_sample_mb: int = _at_least(64, 1)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from td_flax import optimizer
 from td_flax.config import Config, num_predicted
 from td_flax.data import masking
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies

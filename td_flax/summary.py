@@ -12,7 +12,7 @@ import numpy as np
 from td_flax import artifacts, checkpoint, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
-from td_flax.data.tokenizer import Tokenizer
+from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.speed import row_flops
 from td_flax.workdir import Workdir
@@ -98,7 +98,7 @@ def page(
   saved = [
     (workdir.checkpoints, 'model, optimizer and importance table'),
     (workdir.metrics_jsonl, 'every figure of the run'),
-    (workdir.tokenizer, 'the SentencePiece model'),
+    (workdir.tokenizer, 'the tokenizer'),
     (packed.directory, 'the packed rows'),
     (workdir.summary_json, 'this summary'),
   ]

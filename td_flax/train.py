@@ -73,8 +73,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     if jax.process_index() == 0:
       stack.enter_context(workdir.lock())
       workdir.check(config, fingerprints)  # now that nobody else may claim it
-      model = packed.directory / dataset.TOKENIZER / 'tokenizer.model'
-      workdir.claim(config, fingerprints, model)
+      workdir.claim(config, fingerprints, packed.tokenizer)
     return _Run(config, workdir, packed, engine).run()
 
 

@@ -4,7 +4,7 @@ config.json        the config and the fingerprints the run was made with
 metrics.jsonl      a row per logged step
 summary.json       written at the end
 checkpoints/       a folder per step
-tokenizer/         tokenizer.model, a copy
+tokenizer/         tokenizer.model or tokenizer.json, a copy
 tensorboard/       event files
 data/              the packed dataset, unless `data.dir` says otherwise
 .lock              held by the process that writes all of this
@@ -20,6 +20,7 @@ from typing import Any
 
 from td_flax import artifacts, errors, progress
 from td_flax import config as config_lib
+from td_flax.data.vocabulary import Tokenizer
 
 # What a resumed run may change: nothing that changes what is learned.
 _CHANGEABLE_SECTION = 'log.'
@@ -119,7 +120,7 @@ class Workdir:
     self,
     config: config_lib.Config,
     fingerprints: dict[str, str],
-    tokenizer_model: pathlib.Path,
+    tokenizer: Tokenizer,
   ) -> None:
     """Makes the folder this run's. One process only, with the `lock`.
 
@@ -129,7 +130,7 @@ class Workdir:
       config: the run's config.
       fingerprints: of what the config does not pin down, by name:
         `tokenizer` and `dataset`.
-      tokenizer_model: copied to `tokenizer/tokenizer.model`.
+      tokenizer: saved in `tokenizer/`.
 
     Raises:
       errors.CheckpointError: the folder cannot be written.
@@ -140,10 +141,7 @@ class Workdir:
     }
     text = json.dumps(content, indent=2) + '\n'
     with self._clear_errors():
-      self.tokenizer.mkdir(parents=True, exist_ok=True)
-      artifacts.write_atomically(
-        self.tokenizer / 'tokenizer.model', tokenizer_model.read_bytes()
-      )
+      tokenizer.save(self.tokenizer)
       # Last: with it the folder is a workdir.
       artifacts.write_atomically(self.config_json, text.encode())
 

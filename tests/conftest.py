@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from td_flax import config as config_lib
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 hypothesis.settings.register_profile(

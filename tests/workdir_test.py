@@ -2,20 +2,21 @@ import dataclasses
 import errno
 import json
 import pathlib
+import pydoc_data.topics
 
 import pytest
 
 from td_flax import config as config_lib
 from td_flax import errors, workdir
+from td_flax.data import sentence_piece
 
 PRINTS = {'tokenizer': 'aa', 'dataset': 'bb'}
 
 
-@pytest.fixture
-def model(tmp_path):
-  path = tmp_path / 'any.model'
-  path.write_bytes(b'a sentencepiece model')
-  return path
+@pytest.fixture(scope='module')
+def model():
+  texts = sorted(pydoc_data.topics.topics.values())[:3]
+  return sentence_piece.train(texts, kind='bpe', vocab_size=350, lowercase=True)
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_fresh_workdir_records_config_and_tokenizer(run, model):
   assert saved['config'] == config_lib.flatten(config)
   assert saved['fingerprints'] == PRINTS
   copy = run.tokenizer / 'tokenizer.model'
-  assert copy.read_bytes() == model.read_bytes()
+  assert copy.read_bytes() == model.model
   assert sorted(x.name for x in run.path.iterdir()) == [
     'config.json', 'tokenizer',
   ]  # fmt: skip
@@ -176,7 +177,7 @@ def test_a_missing_copy_of_the_tokenizer_comes_back(run, model):
   (run.tokenizer / 'tokenizer.model').unlink()
   run.claim(config_lib.Config(), PRINTS, model)
   copy = run.tokenizer / 'tokenizer.model'
-  assert copy.read_bytes() == model.read_bytes()
+  assert copy.read_bytes() == model.model
 
 
 def test_a_workdir_is_for_one_process_at_a_time(run):

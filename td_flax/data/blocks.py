@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from td_flax import artifacts, errors
-from td_flax.data import corpora, dataset, packing, tokenizer
+from td_flax.data import corpora, dataset, packing
+from td_flax.data.vocabulary import Tokenizer
 
 RECORDS = 'blocks'
 
@@ -214,14 +215,12 @@ def _record_file(number: int) -> str:
 
 
 @functools.cache
-def _load_tokenizer(
-  directory: pathlib.Path, fingerprint: str
-) -> tokenizer.Tokenizer:
+def _load_tokenizer(directory: pathlib.Path, fingerprint: str) -> Tokenizer:
   return dataset.load_tokenizer(directory, fingerprint)
 
 
 def _encode(
-  documents: Iterable[str], vocabulary: tokenizer.Tokenizer
+  documents: Iterable[str], vocabulary: Tokenizer
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Encodes documents in their order, many short ones at once."""
   batch, num_chars = [], 0
@@ -235,7 +234,7 @@ def _encode(
 
 
 def _encode_batch(
-  texts: list[str], vocabulary: tokenizer.Tokenizer
+  texts: list[str], vocabulary: Tokenizer
 ) -> Iterator[tuple[str, np.ndarray]]:
   short = [text for text in texts if len(text) <= _PART_CHARS]
   encoded = iter(vocabulary.encode_batch(short))

@@ -2,7 +2,7 @@
 
     manifest.json             what it is, of what, and a checksum per file
     unigram_counts.npy        int64 [V], ids of the train rows, special ones too
-    tokenizer/tokenizer.model
+    tokenizer/                tokenizer.model or tokenizer.json
     train-00000.npy ...       uint16 [rows, N], one per block of text
     eval-00000.npy ...
     build.json, blocks/       what `prepare` needs to make a lost shard again
@@ -12,7 +12,6 @@ The manifest's sha256 is the dataset's fingerprint.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import mmap
 import pathlib
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from td_flax import artifacts, config, errors
-from td_flax.data import corpora, tokenizer
+from td_flax.data import corpora, sentence_piece, tokenizer, vocabulary
 
 FORMAT_VERSION = 1
 MANIFEST = 'manifest.json'
@@ -127,7 +126,7 @@ class PackedDataset:
 
   directory: pathlib.Path
   manifest: dict[str, Any]
-  tokenizer: tokenizer.Tokenizer
+  tokenizer: vocabulary.Tokenizer
   train: Rows
   eval: Rows
   unigram_counts: np.ndarray
@@ -151,7 +150,8 @@ def request(data: config.DataConfig) -> dict[str, Any]:
   fields = dataclasses.asdict(data)
   ignored = {'dir', 'tfds_dir'}
   if data.tokenizer not in tokenizer.TRAINED_KINDS:
-    fields['tokenizer'] = f'sha256:{tokenizer.load(data.tokenizer).fingerprint}'
+    given = tokenizer.load(data.tokenizer, lowercase=data.lowercase)
+    fields['tokenizer'] = f'sha256:{given.fingerprint}'
     ignored |= {'vocab_size', 'lowercase', 'tokenizer_sample_mb'}
   if data.eval_files:
     ignored.add('eval_fraction')
@@ -290,27 +290,32 @@ def load(directory: pathlib.Path) -> PackedDataset:
 
 def load_tokenizer(
   directory: pathlib.Path, fingerprint: str
-) -> tokenizer.Tokenizer:
+) -> vocabulary.Tokenizer:
   """Opens the dataset's copy of its tokenizer.
 
   Raises:
     errors.DataError: it is missing, or not the one of this fingerprint.
   """
-  path = directory / TOKENIZER / tokenizer.FILE
+  folder = directory / TOKENIZER
   mend = (
     'put the one that the rows were made with back, or delete the dataset and '
     'prepare it again'
   )
-  if not path.exists():
-    raise errors.DataError(f'{path}: missing; {mend}')
-  model = path.read_bytes()
-  found = hashlib.sha256(model).hexdigest()
-  if found != fingerprint:
+  path = tokenizer.find(folder)
+  if path is None:
     raise errors.DataError(
-      f'{path}: is another tokenizer, or damaged (sha256 {found[:12]}... '
-      f'instead of {fingerprint[:12]}...); {mend}'
+      f'{folder / sentence_piece.SentencePiece.file}: missing; {mend}'
     )
-  return tokenizer.Tokenizer(model, str(path))
+  try:
+    loaded = tokenizer.parse(path.name, path.read_bytes(), str(path))
+  except errors.DataError as error:
+    raise errors.DataError(f'{error}; {mend}') from error
+  if loaded.fingerprint != fingerprint:
+    raise errors.DataError(
+      f'{path}: is another tokenizer, or damaged (fingerprint '
+      f'{loaded.fingerprint[:12]}... instead of {fingerprint[:12]}...); {mend}'
+    )
+  return loaded
 
 
 def _arrays(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from td_flax.config import num_predicted
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
 
 # Of the predicted positions, BERT shows 80% as [MASK], 10% as a random token

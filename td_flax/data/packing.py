@@ -7,7 +7,7 @@ every piece that a model sees is delimited, and no id is lost.
 
 import numpy as np
 
-from td_flax.data import tokenizer
+from td_flax.data import vocabulary
 
 # A document is begun at the end of a row only if this much of it fits: a piece
 # of fewer ids costs two special ones and has next to no context to learn from.
@@ -24,7 +24,7 @@ class Packer:
   """
 
   def __init__(
-    self, sequence_length: int, special: tokenizer.SpecialIds
+    self, sequence_length: int, special: vocabulary.SpecialIds
   ) -> None:
     self._length = sequence_length
     self._special = special

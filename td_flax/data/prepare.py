@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from td_flax import artifacts, config, errors, progress
-from td_flax.data import blocks, corpora, dataset, sample, tokenizer, workers
+from td_flax.data import (
+  blocks,
+  corpora,
+  dataset,
+  sample,
+  sentence_piece,
+  tokenizer,
+  workers,
+)
+from td_flax.data.vocabulary import Tokenizer
 
 _BUILD = 'build.json'
 _LISTED_WARNINGS = 10
@@ -134,7 +143,7 @@ def _build(
     if data.tokenizer in tokenizer.TRAINED_KINDS:
       vocabulary, total = _train(data, corpus, held_out, run)
     else:
-      vocabulary = tokenizer.load(data.tokenizer)
+      vocabulary = tokenizer.load(data.tokenizer, lowercase=data.lowercase)
     vocabulary.save(directory / dataset.TOKENIZER)
     build = corpus.wanted | {
       'tokenizer': {
@@ -230,7 +239,7 @@ def _train(
   corpus: _Corpus,
   held_out: float,
   run: workers.Runner,
-) -> tuple[tokenizer.Tokenizer, int]:
+) -> tuple[Tokenizer, int]:
   """Trains on the sample; also counts the bytes of all blocks."""
   drawn = sample.Sample(data.tokenizer_sample_mb * 10**6)
   num_bytes = num_train = num_eval = 0
@@ -262,7 +271,7 @@ def _train(
         bar.update(len(text.encode()) / 1e6)
       bar.write('tokenizer: all text is read; merging')
 
-    vocabulary = tokenizer.train(
+    vocabulary = sentence_piece.train(
       fed(),
       kind=data.tokenizer,
       vocab_size=data.vocab_size,

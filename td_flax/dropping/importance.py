@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from td_flax import chips, errors, parallel, step
 from td_flax import config as config_lib
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 # Accelerator types (v4 and v5p count cores in theirs) and their topologies.

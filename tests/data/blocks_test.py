@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from td_flax import errors
-from td_flax.data import blocks, tokenizer
+from td_flax.data import blocks, sentence_piece
 
 TEXTS = sorted(pydoc_data.topics.topics.values())[:12]
 
@@ -32,7 +32,7 @@ class Block:
 
 @pytest.fixture(scope='module')
 def vocabulary():
-  return tokenizer.train(TEXTS, kind='bpe', vocab_size=500, lowercase=True)
+  return sentence_piece.train(TEXTS, kind='bpe', vocab_size=500, lowercase=True)
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from td_flax.data import packing, tokenizer
+from td_flax.data import packing, vocabulary
 
-SPECIAL = tokenizer.SpecialIds()
+SPECIAL = vocabulary.SpecialIds()
 
 
 def pack(documents, n):

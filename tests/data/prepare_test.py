@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from td_flax import artifacts, config, errors
-from td_flax.data import blocks, prepare, tokenizer
+from td_flax.data import blocks, prepare, sentence_piece, vocabulary
 
-SPECIAL = tokenizer.SpecialIds()
+SPECIAL = vocabulary.SpecialIds()
 SYLLABLES = ['ka', 'lo', 'mi', 'ne', 'ru', 'sta', 'ple', 'ing', 'on', 'the']
 
 
@@ -267,7 +267,7 @@ def test_a_given_tokenizer_counts_by_its_content(
   moved = shutil.move(model, tmp_path / 'b.model')
   given = dataclasses.replace(given, tokenizer=str(moved), vocab_size=999)
   assert prepare.prepare(given, made.directory).fingerprint == made.fingerprint
-  another = tokenizer.train(
+  another = sentence_piece.train(
     documents(9), kind='bpe', vocab_size=310, lowercase=True
   )
   pathlib.Path(moved).write_bytes(another.model)

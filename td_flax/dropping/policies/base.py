@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from td_flax.config import Config
-from td_flax.data.tokenizer import SpecialIds
+from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import importance, routing
 from td_flax.dropping import plan as plans
 

@@ -12,13 +12,13 @@ import sentencepiece
 from hypothesis import strategies as st
 
 from td_flax import errors
-from td_flax.data import tokenizer
+from td_flax.data import sentence_piece, tokenizer, vocabulary
 
 TEXTS = sorted(pydoc_data.topics.topics.values())[:30]
 
 
 def train(kind='bpe', vocab_size=600, lowercase=True, texts=TEXTS):
-  return tokenizer.train(
+  return sentence_piece.train(
     texts, kind=kind, vocab_size=vocab_size, lowercase=lowercase
   )
 
@@ -107,8 +107,8 @@ def test_ids_are_those_of_sentencepiece(trained, texts):
 
 
 def test_ids_do_not_depend_on_what_was_encoded_before(bpe, monkeypatch):
-  monkeypatch.setattr(tokenizer, '_CACHED_WORDS', 50)
-  fresh = tokenizer.Tokenizer(bpe.model, 'fresh')
+  monkeypatch.setattr(vocabulary, '_CACHED_WORDS', 50)
+  fresh = sentence_piece.SentencePiece(bpe.model, 'fresh')
   for _ in range(2):
     for text in [*TEXTS[:6], 'x' * 500]:
       expected = reference(bpe).encode(text)
@@ -119,7 +119,7 @@ def test_a_bpe_model_whose_pieces_reach_across_words_keeps_them():
   model = sentencepiece_model(
     **SPECIAL, control_symbols=['[MASK]'], split_by_whitespace=False
   )
-  wide = tokenizer.Tokenizer(model, 'wide')
+  wide = sentence_piece.SentencePiece(model, 'wide')
   assert any('▁' in wide.piece(i)[1:] for i in range(wide.vocab_size))
   expected = reference(wide).encode(TEXTS[:3])
   assert [x.tolist() for x in wide.encode_batch(TEXTS[:3])] == expected
@@ -129,9 +129,9 @@ def test_a_bpe_model_whose_pieces_reach_across_words_keeps_them():
 def test_training_gives_the_same_bytes_in_every_process(kind):
   code = (
     'import sys, pydoc_data.topics\n'
-    'from td_flax.data import tokenizer\n'
+    'from td_flax.data import sentence_piece\n'
     'texts = sorted(pydoc_data.topics.topics.values())[:30]\n'
-    f't = tokenizer.train(texts, kind={kind!r}, vocab_size=600,'
+    f't = sentence_piece.train(texts, kind={kind!r}, vocab_size=600,'
     ' lowercase=True)\n'
     'print(t.fingerprint)'
   )
@@ -222,21 +222,23 @@ def test_a_truncated_model_is_refused(bpe, tmp_path):
 
 def test_a_model_without_the_special_pieces_is_refused():
   with pytest.raises(errors.DataError, match=r'\[PAD\] is missing'):
-    tokenizer.Tokenizer(sentencepiece_model(), 'data.tokenizer')
+    sentence_piece.SentencePiece(sentencepiece_model(), 'data.tokenizer')
   with pytest.raises(errors.DataError, match=r'\[MASK\] is missing'):
-    tokenizer.Tokenizer(sentencepiece_model(**SPECIAL), 'data.tokenizer')
+    sentence_piece.SentencePiece(
+      sentencepiece_model(**SPECIAL), 'data.tokenizer'
+    )
 
 
 def test_a_special_piece_that_text_can_contain_is_refused():
   model = sentencepiece_model(**SPECIAL, user_defined_symbols=['[MASK]'])
   with pytest.raises(errors.DataError, match=r'\[MASK\] must be a control'):
-    tokenizer.Tokenizer(model, 'data.tokenizer')
+    sentence_piece.SentencePiece(model, 'data.tokenizer')
 
 
 def test_special_ids_of_another_order_are_found():
   ids = {'pad_id': 3, 'unk_id': 0, 'bos_id': 1, 'eos_id': 2}
   model = sentencepiece_model(**(SPECIAL | ids), control_symbols=['[MASK]'])
-  special = tokenizer.Tokenizer(model, 'data.tokenizer').special
+  special = sentence_piece.SentencePiece(model, 'data.tokenizer').special
   assert special.as_tuple() == (3, 0, 1, 2, 4)
 
 
@@ -246,4 +248,4 @@ def test_more_pieces_than_16_bits_can_name_are_refused():
     **SPECIAL, control_symbols=['[MASK]', *symbols], vocab_size=66_300
   )
   with pytest.raises(errors.DataError, match=r'at most 65,536 .* 66,300'):
-    tokenizer.Tokenizer(model, 'data.tokenizer')
+    sentence_piece.SentencePiece(model, 'data.tokenizer')

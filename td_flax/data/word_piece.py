@@ -1,0 +1,204 @@
+"""WordPiece with BERT's own rules, through the library `tokenizers`.
+
+Text is cleaned, Chinese characters become words, case and accents are folded
+where the vocabulary wants that, words end at white space and around
+punctuation, and the longest pieces that fit are taken (Devlin et al. 2019).
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from td_flax import artifacts, errors
+from td_flax.data import vocabulary
+from td_flax.data.vocabulary import PIECES, SpecialIds
+
+VOCAB = 'vocab.txt'
+_PREFIX = '##'  # of a piece that continues a word
+_MAX_WORD_CHARS = 100
+
+
+class WordPiece(vocabulary.Tokenizer):
+  """A WordPiece vocabulary that has BERT's five special pieces.
+
+  Args:
+    pieces: the vocabulary in the order of its ids.
+    origin: where it comes from, for error messages.
+    lowercase: whether upper and lower case are folded into one.
+    strip_accents: whether accents are taken off; None does with `lowercase`.
+    chinese_words: whether every Chinese character is a word.
+    max_word_chars: longer words are unknown.
+
+  Raises:
+    errors.DataError: a piece is there twice, a special one is missing, there
+      are more than ids of 16 bits, or `tokenizers` is not installed.
+  """
+
+  file = 'tokenizer.json'
+
+  def __init__(
+    self,
+    pieces: list[str],
+    origin: str,
+    *,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    chinese_words: bool = True,
+    max_word_chars: int = _MAX_WORD_CHARS,
+  ) -> None:
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    if len(ids) < len(pieces):
+      twice = next(x for i, x in enumerate(pieces) if ids[x] != i)
+      raise errors.DataError(f'{origin}: the piece {twice!r} is there twice')
+    for piece in PIECES.as_tuple():
+      if piece not in ids:
+        raise errors.DataError(
+          f'{origin}: must have the pieces {", ".join(PIECES.as_tuple())}; '
+          f'{piece} is missing'
+        )
+    vocabulary.check_size(len(pieces), origin)
+    strip_accents = lowercase if strip_accents is None else strip_accents
+    self.lowercase = lowercase
+    self.vocab_size = len(pieces)
+    self.special = SpecialIds(*(ids[piece] for piece in PIECES.as_tuple()))
+    self.fingerprint = artifacts.fingerprint(
+      {
+        'kind': 'wordpiece',
+        'pieces': pieces,
+        'lowercase': lowercase,
+        'strip_accents': strip_accents,
+        'chinese_words': chinese_words,
+        'max_word_chars': max_word_chars,
+      }
+    )
+    tokenizers = _library(origin)
+    # No special piece is announced, so that none is found in text.
+    self._tokenizer = tokenizers.Tokenizer(
+      tokenizers.models.WordPiece(
+        ids,
+        unk_token=PIECES.unk,
+        continuing_subword_prefix=_PREFIX,
+        max_input_chars_per_word=max_word_chars,
+      )
+    )
+    self._tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(
+      lowercase=lowercase,
+      strip_accents=strip_accents,
+      handle_chinese_chars=chinese_words,
+    )
+    self._tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    self._tokenizer.decoder = tokenizers.decoders.WordPiece(
+      _PREFIX, cleanup=False
+    )
+    self.model = self._tokenizer.to_str().encode()
+    self._words = vocabulary.Words(self._encode)
+
+  @classmethod
+  def from_vocab(
+    cls, content: bytes, origin: str, *, lowercase: bool
+  ) -> 'WordPiece':
+    """From `vocab.txt`, a piece a line.
+
+    Raises:
+      errors.DataError: it cannot be used.
+    """
+    try:
+      # Pieces may hold what `splitlines` takes for the end of a line.
+      lines = content.decode().removesuffix('\n').split('\n')
+    except UnicodeDecodeError as error:
+      raise errors.DataError(f'{origin}: is not UTF-8 ({error})') from None
+    pieces = [line.removesuffix('\r') for line in lines]
+    return cls(pieces, origin, lowercase=lowercase)
+
+  @classmethod
+  def from_json(cls, content: bytes, origin: str) -> 'WordPiece':
+    """From a `tokenizer.json` of `tokenizers` with BERT's rules.
+
+    Raises:
+      errors.DataError: it is damaged, another kind of tokenizer, or has other
+        rules.
+    """
+    try:
+      saved = json.loads(content)
+      model, normalizer = saved['model'], saved['normalizer'] or {}
+      rules = [
+        model.get('type'),
+        normalizer.get('type'),
+        (saved['pre_tokenizer'] or {}).get('type'),
+        normalizer.get('clean_text'),
+        model.get('continuing_subword_prefix'),
+        model.get('unk_token'),
+      ]
+      wanted = 'WordPiece', 'BertNormalizer', 'BertPreTokenizer', True
+      if rules != [*wanted, _PREFIX, PIECES.unk]:
+        raise errors.DataError(
+          f"{origin}: must be WordPiece with BERT's normalizer and "
+          f'pre-tokenizer; this one has {rules[0]}, {rules[1]} and {rules[2]}'
+        )
+      ids = dict(model['vocab'])
+      added = {x['content']: x['id'] for x in saved.get('added_tokens', [])}
+      pieces = sorted(ids, key=ids.__getitem__)
+      if [ids[x] for x in pieces] != list(range(len(ids))):
+        raise errors.DataError(f'{origin}: its ids are not 0, 1, 2, ...')
+      for piece, index in added.items():
+        if ids.get(piece) != index:
+          raise errors.DataError(
+            f'{origin}: {piece!r} was added behind the vocabulary, which is '
+            'not supported'
+          )
+      options = {
+        'lowercase': normalizer['lowercase'],
+        'strip_accents': normalizer['strip_accents'],
+        'chinese_words': normalizer['handle_chinese_chars'],
+        'max_word_chars': model['max_input_chars_per_word'],
+      }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise errors.DataError(
+        f'{origin}: must be a tokenizer.json; this file cannot be read as one '
+        f'({type(error).__name__}: {error})'
+      ) from None
+    return cls(pieces, origin, **options)
+
+  def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+    """The ids of each text, uint16 and without special ids."""
+    return self._words.encode_batch(texts)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`, as far as the vocabulary kept it."""
+    special = set(self.special.as_tuple()) - {self.special.unk}
+    return self._tokenizer.decode([int(x) for x in ids if x not in special])
+
+  def piece(self, index: int) -> str:
+    """How the vocabulary writes one id; `##` continues a word."""
+    return self._tokenizer.id_to_token(int(index))
+
+  def _encode(self, words: list[str]) -> Iterator[list[int]]:
+    # The ids of a text are those of its words: every rule looks at a character,
+    # or at a word, which ends at white space.
+    encoded = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+    return (x.ids for x in encoded)
+
+
+def lowercase_of(folder: pathlib.Path, default: bool) -> bool:
+  """Whether a folder's `tokenizer_config.json` folds case."""
+  try:
+    saved = json.loads((folder / 'tokenizer_config.json').read_bytes())
+    return bool(saved.get('do_lower_case', default))
+  except (OSError, ValueError, AttributeError):
+    return default
+
+
+def _library(origin: str) -> Any:
+  # The pool of workers has a process per core already.
+  os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+  try:
+    import tokenizers
+  except ImportError:
+    raise errors.DataError(
+      f"{origin}: WordPiece needs the extra `hf`: pip install 'td_flax[hf]'"
+    ) from None
+  return tokenizers
