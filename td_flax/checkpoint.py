@@ -90,13 +90,11 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """The finished steps on disk, oldest first; not yet verified."""
     with _clear_errors(self._directory):
-      names = [path.name for path in self._directory.iterdir()]
-    return sorted(int(x) for x in names if x.isdecimal() and str(int(x)) == x)
+      return steps(self._directory)
 
   def best_step(self) -> int | None:
     """The step with the lowest held-out loss of those that have one."""
-    losses = {s: x for s, x in self._eval_losses().items() if math.isfinite(x)}
-    return min(losses, key=lambda step: (losses[step], -step), default=None)
+    return _best(_eval_losses(self._directory))
 
   def save(
     self,
@@ -196,17 +194,6 @@ class Checkpoints:
     state = leaves.fit(arrays, abstract_state, origin=self._path(step))
     return step, state, record['metadata']
 
-  def _eval_losses(self) -> dict[int, float]:
-    """The loss of every step with a sound record; NaN: not evaluated."""
-    losses = {}
-    for step in self.steps():
-      # What is damaged is `restore_latest`'s to judge: neither counted here
-      # nor deleted.
-      with contextlib.suppress(_DamagedError):
-        loss = _read_record(self._path(step), step=step)['eval_loss']
-        losses[step] = math.nan if loss is None else loss
-    return losses
-
   def _settle(self) -> None:
     """Waits for the save in progress, then deletes what is not kept."""
     if self._saving is None:
@@ -239,10 +226,10 @@ class Checkpoints:
     self._writer = _writer()  # the old one would raise the same error again
 
   def _prune(self) -> None:
-    steps = list(self._eval_losses())
-    best = self.best_step() if self._keep_best else None
-    kept = {*steps[-self._keep :], best}
-    for step in steps:
+    losses = _eval_losses(self._directory)
+    best = _best(losses) if self._keep_best else None
+    kept = {*list(losses)[-self._keep :], best}
+    for step in losses:
       if step not in kept:
         # Renamed first: half a directory must not look like a checkpoint.
         doomed = self._path(step).rename(self._directory / f'{step}.deleting')
@@ -272,32 +259,73 @@ class Checkpoints:
       return self._path(step).rename(path)
 
 
+def steps(directory: pathlib.Path) -> list[int]:
+  """The finished steps in `directory`, oldest first; not yet verified.
+
+  Raises:
+    OSError: there is no such directory.
+  """
+  names = [path.name for path in directory.iterdir()]
+  return sorted(int(x) for x in names if x.isdecimal() and str(int(x)) == x)
+
+
+def find_step(directory: pathlib.Path, step: str, where: str) -> int:
+  """The step that a word or a number names.
+
+  Args:
+    directory: where the steps lie; at least one does.
+    step: `latest`, `best` (by held-out loss) or a number.
+    where: what the directory belongs to, for the message.
+
+  Raises:
+    errors.ConfigError: there is no such step.
+  """
+  present = steps(directory)
+  chosen = {
+    'latest': present[-1],
+    'best': _best(_eval_losses(directory)),
+  } | {str(number): number for number in present}
+  if chosen.get(step) is None:
+    raise errors.ConfigError(
+      f'{where}: has no step {step!r}; there are latest, best (once it was '
+      f'evaluated) and {", ".join(map(str, present))}'
+    )
+  return chosen[step]
+
+
 def load_params(path: pathlib.Path, abstract_params: Any) -> Any:
   """The verified parameters of another run.
 
   Args:
-    path: a workdir, of which the newest checkpoint is taken, or the directory
-      of one checkpoint.
+    path: the directory of one checkpoint.
     abstract_params: what the train state has under `params`.
 
   Returns:
     `abstract_params` with numpy leaves.
 
   Raises:
-    errors.CheckpointError: there is no checkpoint, it is damaged, or its
-      parameters have other names, shapes or dtypes.
+    errors.CheckpointError: it is damaged, or its parameters have other names,
+      shapes or dtypes.
   """
-  path = path.absolute()
-  if not (path / _RECORD).is_file():
-    steps = [x.name for x in path.glob('checkpoints/*') if x.name.isdecimal()]
-    if not steps:
-      raise errors.CheckpointError(
-        f'{path}: neither a workdir with checkpoints nor one of its '
-        'checkpoints/<step>'
-      )
-    path = path / 'checkpoints' / max(steps, key=int)
-  arrays, _ = _read(path, prefix='params/')
+  arrays, _ = _read(path.absolute(), prefix='params/')
   return leaves.fit(arrays, abstract_params, origin=path, prefix='params/')
+
+
+def _eval_losses(directory: pathlib.Path) -> dict[int, float]:
+  """The loss of every step with a sound record; NaN: not evaluated."""
+  losses = {}
+  for step in steps(directory):
+    # What is damaged is `restore_latest`'s to judge: neither counted here
+    # nor deleted.
+    with contextlib.suppress(_DamagedError):
+      loss = _read_record(directory / str(step), step=step)['eval_loss']
+      losses[step] = math.nan if loss is None else loss
+  return losses
+
+
+def _best(losses: dict[int, float]) -> int | None:
+  finite = {step: x for step, x in losses.items() if math.isfinite(x)}
+  return min(finite, key=lambda step: (finite[step], -step), default=None)
 
 
 def params_sha256(params: Any) -> str:

@@ -94,6 +94,10 @@ class ModelConfig:
   num_heads: int = _at_least(12, 1)
   mlp_dim: int = _at_least(3072, 1)
   max_positions: int = _at_least(512, 8)
+  # Token types; pretraining uses type 0, pairs of sentences also type 1.
+  type_vocab_size: int = _at_least(2, 1)
+  # GELU, or its approximation by tanh.
+  activation: str = _choice('gelu_tanh', 'gelu')
   # How attention is computed; `auto` picks by platform, length and dropout.
   attention: str = _choice('auto', 'plain', 'rows', 'splash', 'cudnn')
   # What the backward pass recomputes to save memory: nothing, all but the

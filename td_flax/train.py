@@ -24,6 +24,7 @@ from td_flax import (
   metrics,
   parallel,
   preemption,
+  pretrained,
   progress,
   step,
   summary,
@@ -35,7 +36,7 @@ from td_flax.dropping import plan as plans
 from td_flax.feed import Feed
 from td_flax.model import attention
 from td_flax.speed import Speed, row_flops
-from td_flax.workdir import Workdir, check_same_model
+from td_flax.workdir import Workdir
 
 
 def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
@@ -64,9 +65,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   }
   workdir.check(config, fingerprints)
   if config.train.init_from and not workdir.config_json.exists():
-    check_same_model(
-      pathlib.Path(config.train.init_from), config, fingerprints['tokenizer']
-    )
+    _initial(config).check(config, fingerprints['tokenizer'])
   if jax.process_count() > 1:  # all have looked before one writes
     multihost_utils.sync_global_devices('workdir checked')
   with contextlib.ExitStack() as stack:
@@ -75,6 +74,10 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
       workdir.check(config, fingerprints)  # now that nobody else may claim it
       workdir.claim(config, fingerprints, packed.tokenizer)
     return _Run(config, workdir, packed, engine).run()
+
+
+def _initial(config: Config) -> pretrained.Pretrained:
+  return pretrained.find(config.train.init_from, 'train.init_from')
 
 
 def _check_devices(config: Config, engine: parallel.Engine) -> None:
@@ -198,9 +201,7 @@ class _Run:
   def _fresh(self) -> step.TrainState:
     state = jax.device_get(jax.jit(self.steps.init)(self._initial_table()))
     if self.config.train.init_from:
-      params = checkpoint.load_params(
-        pathlib.Path(self.config.train.init_from), state.params
-      )
+      params = _initial(self.config).params(state.params)
       state = dataclasses.replace(state, params=params)
     return self.engine.place(state)
 

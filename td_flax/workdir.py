@@ -31,15 +31,6 @@ _CHANGEABLE = frozenset({
   'data.dir',
   'data.tfds_dir',
 })  # fmt: skip
-# What weights may be used with, whatever they were trained with.
-_SAME_MODEL = frozenset({
-  'model.attention',
-  'model.attention_dropout',
-  'model.dropout',
-  'model.dtype',
-  'model.remat',
-  'model.scan_layers',
-})  # fmt: skip
 
 
 class Workdir:
@@ -194,6 +185,22 @@ class Workdir:
       if before != here
     )
 
+  def read(self) -> tuple[config_lib.Config, dict[str, str]]:
+    """The config and the fingerprints of the run that made this folder.
+
+    Raises:
+      errors.CheckpointError: they cannot be read, or are of another version.
+    """
+    there = self._read()
+    try:
+      # A key that is younger than the workdir had the effect of its default.
+      config = config_lib.with_changes(config_lib.Config(), there['config'])
+    except (errors.ConfigError, KeyError, TypeError) as error:
+      raise errors.CheckpointError(
+        f'{self.config_json}: not a config of this version: {error}'
+      ) from error
+    return config, there['fingerprints']
+
   def _read(self) -> dict[str, dict[str, Any]]:
     try:
       content = json.loads(self.config_json.read_bytes())
@@ -204,45 +211,6 @@ class Workdir:
         f'({type(error).__name__}: {error}); bring it back or use another '
         'workdir'
       ) from error
-
-
-def check_same_model(
-  path: pathlib.Path, config: config_lib.Config, tokenizer_fingerprint: str
-) -> None:
-  """Refuses weights to start from that this run's model would misread.
-
-  Shapes alone do not tell: `model.norm_eps` or another tokenizer of the same
-  size leave them as they are.
-
-  Args:
-    path: `train.init_from`: a workdir or one of its `checkpoints/<step>`.
-    config: the config of the run that is to start from them.
-    tokenizer_fingerprint: that run's.
-
-  Raises:
-    errors.ConfigError: `path` does not exist.
-    errors.CheckpointError: it is something else, or another model was trained
-      there.
-  """
-  where = f'train.init_from={str(path)!r}'
-  if not os.path.exists(path):
-    raise errors.ConfigError(f'{where}: does not exist')
-  whole = path.absolute()
-  is_step = whole.parent.name == 'checkpoints' and whole.name.isdecimal()
-  source = Workdir(whole.parents[1] if is_step else whole)
-  has_steps = any(x.name.isdecimal() for x in source.checkpoints.glob('*'))
-  if not (has_steps and source.config_json.exists()):
-    raise errors.CheckpointError(
-      f'{where}: neither a workdir with checkpoints nor one of its '
-      'checkpoints/<step>'
-    )
-  differences = source._differences(
-    config,
-    {'tokenizer': tokenizer_fingerprint},
-    is_compared=lambda x: x.startswith('model.') and x not in _SAME_MODEL,
-  )
-  if differences:
-    raise errors.CheckpointError(f'{where}: holds another model: {differences}')
 
 
 def _is_changeable(key: str) -> bool:

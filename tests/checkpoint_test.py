@@ -173,10 +173,9 @@ def test_parameters_of_another_run(tmp_path, opened, state):
     saved = dataclasses.replace(
       state, params=jax.tree.map(lambda x, s=step: x + s, state.params)
     )
-    checkpoints.save(step, saved, {}, eval_loss=None, wait=True)
+    loss = None if step == 10 else abs(9 - step)
+    checkpoints.save(step, saved, {}, eval_loss=loss, wait=True)
   abstract = jax.eval_shape(lambda: state.params)
-  newest = checkpoint.load_params(tmp_path / 'run', abstract)
-  assert_same(newest, saved.params)
   shutil.copytree(tmp_path / 'run/checkpoints/9', tmp_path / 'base')
   other = checkpoint.load_params(tmp_path / 'base', abstract)
   assert_same(other, jax.tree.map(lambda x: x + 9, state.params))
@@ -186,18 +185,28 @@ def test_parameters_of_another_size_are_refused(tmp_path, opened, state):
   opened(tmp_path / 'checkpoints').save(8, state, {}, eval_loss=None, wait=True)
   abstract = jax.eval_shape(lambda: make_state(width=64).params)
   with pytest.raises(errors.CheckpointError) as error:
-    checkpoint.load_params(tmp_path, abstract)
+    checkpoint.load_params(tmp_path / 'checkpoints' / '8', abstract)
   where = tmp_path / 'checkpoints' / '8'
   assert str(error.value) == (
     f'{where}: params/layers/0/bias is float32[32] there, float32[64] here'
   )
 
 
-def test_parameters_from_nowhere_are_refused(tmp_path, state):
-  (tmp_path / 'checkpoints').mkdir()
-  for path in (tmp_path, tmp_path / 'gone'):
-    with pytest.raises(errors.CheckpointError, match='neither a workdir'):
-      checkpoint.load_params(path, state.params)
+def test_a_step_is_found_by_word_or_number(tmp_path, opened, state):
+  checkpoints = opened(tmp_path)
+  for step, loss in ((8, 2.0), (9, 1.0), (10, None)):
+    checkpoints.save(step, state, {}, eval_loss=loss, wait=True)
+  found = [
+    checkpoint.find_step(tmp_path, word, 'x')
+    for word in ('latest', 'best', '8')
+  ]
+  assert found == [10, 9, 8]
+  with pytest.raises(errors.ConfigError) as error:
+    checkpoint.find_step(tmp_path, '7', "--checkpoint='run'")
+  assert str(error.value) == (
+    "--checkpoint='run': has no step '7'; there are latest, best (once it was "
+    'evaluated) and 8, 9, 10'
+  )
 
 
 def test_the_digest_of_parameters_sees_everything():

@@ -1,7 +1,6 @@
 import dataclasses
 import errno
 import json
-import pathlib
 import pydoc_data.topics
 
 import pytest
@@ -219,77 +218,3 @@ def test_a_file_system_without_locks_costs_a_warning(run, monkeypatch, capsys):
     f'warning: {run.path / ".lock"}: cannot be locked (Operation not '
     'supported); start no second run in this workdir'
   )
-
-
-@pytest.fixture
-def source(run, model):
-  """The workdir of a run that has a checkpoint."""
-  run.claim(config_lib.Config(), PRINTS, model)
-  (run.checkpoints / '9').mkdir(parents=True)
-  return run
-
-
-@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
-def test_weights_of_the_same_model_are_accepted(source, place):
-  for config in (
-    changed('drop', policy='importance'),
-    changed('train', seed=4, batch_size=8),
-    changed('model', dropout=0.5, attention_dropout=0.0, dtype='bfloat16'),
-    changed('model', attention='plain', remat='layer', scan_layers=True),
-  ):
-    workdir.check_same_model(source.path / place, config, 'aa')
-
-
-@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
-@pytest.mark.parametrize(
-  ('values', 'tokenizer', 'said'),
-  [
-    ({'norm': 'pre'}, 'aa', "model.norm='post' there, 'pre' here"),
-    ({'num_heads': 6}, 'aa', 'model.num_heads=12 there, 6 here'),
-    ({}, 'cc', "fingerprint of the tokenizer='aa' there, 'cc' here"),
-    (
-      {'norm_eps': 0.5, 'restart_positions': False},
-      'aa',
-      'model.norm_eps=1e-12 there, 0.5 here; '
-      'model.restart_positions=True there, False here',
-    ),
-  ],
-)
-def test_weights_of_another_model_are_refused(
-  source, place, values, tokenizer, said
-):
-  path = source.path / place
-  with pytest.raises(errors.CheckpointError) as error:
-    workdir.check_same_model(path, changed('model', **values), tokenizer)
-  assert str(error.value) == (
-    f'train.init_from={str(path)!r}: holds another model: {said}'
-  )
-
-
-def test_weights_from_a_path_that_is_not_there(tmp_path):
-  path = tmp_path / 'typo'
-  with pytest.raises(errors.ConfigError) as error:
-    workdir.check_same_model(path, config_lib.Config(), 'aa')
-  assert str(error.value) == f'train.init_from={str(path)!r}: does not exist'
-
-
-def test_weights_from_something_else_are_refused(tmp_path):
-  with pytest.raises(errors.CheckpointError) as error:
-    workdir.check_same_model(tmp_path, config_lib.Config(), 'aa')
-  assert str(error.value) == (
-    f'train.init_from={str(tmp_path)!r}: neither a workdir with checkpoints '
-    'nor one of its checkpoints/<step>'
-  )
-
-
-def test_a_workdir_without_checkpoints_has_no_weights(source):
-  (source.checkpoints / '9').rename(source.checkpoints / '9.damaged')
-  with pytest.raises(errors.CheckpointError, match='with checkpoints nor'):
-    workdir.check_same_model(source.path, config_lib.Config(), 'aa')
-
-
-def test_a_source_may_be_relative(source, monkeypatch):
-  monkeypatch.chdir(source.checkpoints / '9')
-  workdir.check_same_model(pathlib.Path(), config_lib.Config(), 'aa')
-  with pytest.raises(errors.CheckpointError, match=r"from='\.': holds"):
-    workdir.check_same_model(pathlib.Path(), config_lib.Config(), 'cc')

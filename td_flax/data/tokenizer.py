@@ -11,7 +11,7 @@ from td_flax.data.word_piece import WordPiece
 TRAINED_KINDS = ('bpe', 'unigram')
 # In a folder of several, the first of these is taken: of a folder that we
 # exported, the SentencePiece model itself.
-_FILES = (SentencePiece.file, WordPiece.file, word_piece.VOCAB)
+FILES = (SentencePiece.file, WordPiece.file, word_piece.VOCAB)
 _VALID = (
   f'one of {", ".join(TRAINED_KINDS)} or the path of a SentencePiece model '
   '(.model), a WordPiece vocab.txt or tokenizer.json, or a folder with one'
@@ -71,5 +71,5 @@ def parse(name: str, content: bytes, origin: str) -> vocabulary.Tokenizer:
 
 def find(folder: pathlib.Path) -> pathlib.Path | None:
   """The file of the tokenizer in `folder`, None where there is none."""
-  present = [folder / name for name in _FILES if (folder / name).is_file()]
+  present = [folder / name for name in FILES if (folder / name).is_file()]
   return present[0] if present else None

@@ -31,7 +31,6 @@ from td_flax.model.norm import LayerNorm
 
 ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
-_TYPES = 2  # token types; pretraining without NSP uses type 0 only
 
 # Decides the tokens of a span from what enters it: (span, x) -> Route.
 Router = Callable[[plans.Span, Float[Array, 'B N D']], routing.Route]
@@ -57,6 +56,10 @@ def _dense(
     param_dtype=jnp.float32,
     rngs=rngs,
   )
+
+
+def _gelu(config: ModelConfig, x: Array) -> Array:
+  return jax.nn.gelu(x, approximate=config.activation == 'gelu_tanh')
 
 
 def _norm(config: ModelConfig, rngs: nnx.Rngs) -> LayerNorm:
@@ -92,7 +95,7 @@ class Embeddings(nnx.Module):
 
     self.word = embed(vocab_size, padded_vocab(vocab_size))
     self.position = embed(config.max_positions, config.max_positions)
-    self.type = embed(_TYPES, _TYPES)
+    self.type = embed(config.type_vocab_size, config.type_vocab_size)
     self.norm = _norm(config, rngs) if config.norm == 'post' else None
 
   def __call__(
@@ -151,15 +154,16 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-  """Dense, tanh-approximated GELU, dense."""
+  """Dense, GELU, dense."""
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    self.config = config
     self.inner = _dense(config, config.hidden_dim, config.mlp_dim, rngs)
     self.outer = _dense(config, config.mlp_dim, config.hidden_dim, rngs)
 
   def __call__(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K D']:
     """Position by position."""
-    return self.outer(jax.nn.gelu(self.inner(fence(x)), approximate=True))
+    return self.outer(_gelu(self.config, self.inner(fence(x))))
 
 
 class Layer(nnx.Module):
@@ -215,7 +219,7 @@ class Head(nnx.Module):
     self, x: Float[Array, 'B P D'], table: Float[Array, 'V D']
   ) -> Float[Array, 'B P V']:
     """Float32 logits; those of padding rows are the smallest number."""
-    x = self.norm(jax.nn.gelu(self.dense(x), approximate=True))
+    x = self.norm(_gelu(self.config, self.dense(x)))
     logits = jnp.einsum(
       'bpd,vd->bpv',
       x,

@@ -241,7 +241,7 @@ def test_an_interrupted_first_save_is_no_checkpoint(tmp_path, opened):
 def test_damaged_parameters_are_not_started_from(run):
   flip_in_arrays(run / '30')
   with pytest.raises(errors.CheckpointError, match=str(run / '30')):
-    checkpoint.load_params(run.parent, state_of(0)['params'])
+    checkpoint.load_params(run / '30', state_of(0)['params'])
   assert (run / '30').is_dir()  # of another run: left alone
 
 

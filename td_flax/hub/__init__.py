@@ -1,0 +1,1 @@
+"""Models as Hugging Face's `transformers` keeps them, read and written."""

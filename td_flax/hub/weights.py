@@ -1,0 +1,287 @@
+"""Tensors of transformers and parameters of ours: names, shapes, files."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from td_flax import errors, leaves, progress
+from td_flax.config import ModelConfig
+from td_flax.model.bert import padded_vocab
+
+SAFE = 'model.safetensors'
+_TORCH = 'pytorch_model.bin'
+_ENCODER = ('embeddings.', 'encoder.')
+_WORDS = 'bert.embeddings.word_embeddings.weight'
+_DECODER = 'cls.predictions.decoder.weight'
+# Buffers, and copies of other tensors.
+_REDUNDANT = {'bert.embeddings.position_ids', 'cls.predictions.decoder.bias'}
+
+
+class Name(NamedTuple):
+  """One parameter.
+
+  Attributes:
+    ours: its path.
+    theirs: its name in transformers.
+    is_kernel: [in, out] here, [out, in] there.
+    is_vocab: padded here in its first dimension, not there.
+  """
+
+  ours: str
+  theirs: str
+  is_kernel: bool = False
+  is_vocab: bool = False
+
+
+def names(model: ModelConfig) -> Iterator[Name]:
+  """Every parameter of a model."""
+
+  def dense(ours: str, theirs: str) -> Iterator[Name]:
+    yield Name(f'{ours}/kernel', f'{theirs}.weight', is_kernel=True)
+    yield Name(f'{ours}/bias', f'{theirs}.bias')
+
+  def norm(ours: str, theirs: str) -> Iterator[Name]:
+    yield Name(f'{ours}/scale', f'{theirs}.weight')
+    yield Name(f'{ours}/bias', f'{theirs}.bias')
+
+  pre = model.norm == 'pre'
+  embeddings = 'bert.embeddings'
+  yield Name('embeddings/word/embedding', _WORDS, is_vocab=True)
+  yield Name(
+    'embeddings/position/embedding', f'{embeddings}.position_embeddings.weight'
+  )
+  yield Name(
+    'embeddings/type/embedding', f'{embeddings}.token_type_embeddings.weight'
+  )
+  if pre:
+    yield from norm('norm', 'bert.encoder.ln')
+  else:
+    yield from norm('embeddings/norm', f'{embeddings}.LayerNorm')
+  for i in range(model.num_layers):
+    ours, theirs = f'layers/{i}', f'bert.encoder.layer.{i}'
+    attention = f'{theirs}.attention'
+    for part in ('query', 'key', 'value'):
+      yield from dense(f'{ours}/attention/{part}', f'{attention}.self.{part}')
+    yield from dense(f'{ours}/attention/output', f'{attention}.output.dense')
+    yield from dense(f'{ours}/mlp/inner', f'{theirs}.intermediate.dense')
+    yield from dense(f'{ours}/mlp/outer', f'{theirs}.output.dense')
+    first = f'{attention}.ln' if pre else f'{attention}.output.LayerNorm'
+    second = f'{theirs}.ln' if pre else f'{theirs}.output.LayerNorm'
+    yield from norm(f'{ours}/attention_norm', first)
+    yield from norm(f'{ours}/mlp_norm', second)
+  head = 'cls.predictions'
+  yield from dense('head/dense', f'{head}.transform.dense')
+  yield from norm('head/norm', f'{head}.transform.LayerNorm')
+  yield Name('head/bias', f'{head}.bias', is_vocab=True)
+  if model.pooler:
+    yield from dense('pooler', 'bert.pooler.dense')
+
+
+def to_tensors(
+  params: Any, model: ModelConfig, vocab_size: int
+) -> dict[str, np.ndarray]:
+  """Our parameters under transformers' names, without padding."""
+  arrays = leaves.to_host(params)
+  tensors = {}
+  for name in names(model):
+    array = arrays.pop(name.ours)
+    array = array.T if name.is_kernel else array
+    array = array[:vocab_size] if name.is_vocab else array
+    tensors[name.theirs] = np.ascontiguousarray(array)
+  if arrays:
+    raise ValueError(f'no name in transformers: {sorted(arrays)}')
+  return tensors
+
+
+def fill(
+  initial: Any, model: ModelConfig, vocab_size: int, folder: pathlib.Path
+) -> Any:
+  """`initial` with the tensors of a folder; says what is missing there.
+
+  Args:
+    initial: the parameters of a fresh model; a head or a pooler that the
+      folder lacks stays as it is.
+    model: what they are parameters of.
+    vocab_size: ids of the tokenizer.
+    folder: of transformers.
+
+  Returns:
+    `initial` with numpy leaves, float32.
+
+  Raises:
+    errors.CheckpointError: a file is missing or damaged, a tensor is missing,
+      has another shape, or has no place here.
+  """
+  arrays = leaves.to_host(initial)
+  model = dataclasses.replace(model, pooler='pooler/kernel' in arrays)
+  tensors = _own_names(read(folder))
+  decoder = tensors.pop(_DECODER, None)
+  words = tensors.get(_WORDS)
+  if decoder is not None and not np.array_equal(decoder, words):
+    raise errors.CheckpointError(
+      f'{folder}: {_DECODER} differs from {_WORDS}: the two must be tied'
+    )
+  absent: dict[str, list[str]] = {}
+  for name in names(model):
+    if name.theirs not in tensors:
+      absent.setdefault(name.ours.partition('/')[0], []).append(name.theirs)
+      continue
+    tensor = tensors.pop(name.theirs).astype(np.float32)
+    array = tensor.T if name.is_kernel else tensor
+    if name.is_vocab:
+      array = _padded(array, vocab_size, folder, name)
+    if array.shape != arrays[name.ours].shape:
+      raise errors.CheckpointError(
+        f'{folder}: {name.theirs} has the shape {list(tensor.shape)}, which '
+        f"does not fit the folder's config.json"
+      )
+    arrays[name.ours] = np.ascontiguousarray(array)
+  _report(folder, model, absent, tensors)
+  return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=folder)
+
+
+def _padded(
+  array: np.ndarray, vocab_size: int, folder: pathlib.Path, name: Name
+) -> np.ndarray:
+  rows = len(array)
+  if rows < vocab_size:
+    raise errors.CheckpointError(
+      f'{folder}: {name.theirs} has {rows:,} rows, but its tokenizer has '
+      f'{vocab_size:,} ids'
+    )
+  # Rows behind the tokenizer's last id are padding: no text leads to them.
+  padding = padded_vocab(vocab_size) - vocab_size
+  array = array[:vocab_size]
+  return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+
+
+def _report(
+  folder: pathlib.Path,
+  model: ModelConfig,
+  absent: dict[str, list[str]],
+  left: dict[str, np.ndarray],
+) -> None:
+  """Warns of what may be missing or left; refuses what may not."""
+  counts: dict[str, int] = {}
+  for name in names(model):
+    part = name.ours.partition('/')[0]
+    counts[part] = counts.get(part, 0) + 1
+  for part, missing in absent.items():
+    if part not in ('head', 'pooler') or len(missing) < counts[part]:
+      raise errors.CheckpointError(f'{folder}: {missing[0]} is missing')
+    what = 'masked-LM head' if part == 'head' else 'pooler'
+    progress.write_line(
+      f'warning: {folder}: has no {what}; it starts at random'
+    )
+  encoder = tuple(f'bert.{x}' for x in _ENCODER)
+  for name in left:
+    if name.startswith(encoder):
+      raise errors.CheckpointError(
+        f'{folder}: {name} has no place in the architecture that its '
+        'config.json names'
+      )
+  if left:
+    parts = sorted({'.'.join(name.split('.')[:2]) for name in left})
+    progress.write_line(
+      f'{folder}: left out, as nothing here uses them: {", ".join(parts)}'
+    )
+
+
+def _own_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """One spelling: with `bert.`, and norms of old as `weight` and `bias`."""
+  renamed = {}
+  for name, tensor in tensors.items():
+    if name.startswith((*_ENCODER, 'pooler.')):
+      name = f'bert.{name}'
+    name = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
+    name = re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', name)
+    if name not in _REDUNDANT:
+      renamed[name] = tensor
+  return renamed
+
+
+def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """All tensors of a folder, from safetensors if there are any.
+
+  Raises:
+    errors.CheckpointError: there are none, a file is missing or damaged, or
+      PyTorch's format is there and PyTorch is not.
+  """
+  for file in (SAFE, _TORCH):
+    if (folder / file).exists():
+      return _read(folder / file)
+    index = folder / f'{file}.index.json'
+    if index.exists():
+      parts = _parts(index)
+      return {k: v for part in parts for k, v in _read(folder / part).items()}
+  raise errors.CheckpointError(
+    f'{folder}: holds no weights: neither {SAFE} nor {_TORCH}'
+  )
+
+
+def _parts(index: pathlib.Path) -> list[str]:
+  """The files that an index names."""
+  try:
+    return sorted(set(json.loads(index.read_bytes())['weight_map'].values()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.CheckpointError(f'{index}: damaged ({error})') from error
+
+
+def write(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  """Writes a safetensors file.
+
+  Raises:
+    errors.CheckpointError: the extra `hf` is not installed.
+  """
+  # transformers asks who wrote a file; torch's layout is numpy's.
+  _safetensors(path).save_file(tensors, path, metadata={'format': 'pt'})
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  if path.suffix != '.bin':
+    load = _safetensors(path).load_file
+  else:
+    load = _torch_loader(path)
+  try:
+    return load(path)
+  except FileNotFoundError as error:
+    raise errors.CheckpointError(
+      f'{path}: missing; the folder is half-copied'
+    ) from error
+  except Exception as error:  # whatever the libraries make of damaged files
+    reason = str(error).splitlines()[0]
+    raise errors.CheckpointError(f'{path}: cannot be read: {reason}') from error
+
+
+def _safetensors(path: pathlib.Path) -> Any:
+  try:
+    import safetensors.numpy
+  except ImportError:
+    raise errors.CheckpointError(
+      f"{path}: needs the extra `hf`: pip install 'td_flax[hf]'"
+    ) from None
+  return safetensors.numpy
+
+
+def _torch_loader(path: pathlib.Path) -> Any:
+  try:
+    import torch
+  except ImportError:
+    raise errors.CheckpointError(
+      f"{path}: is in PyTorch's format, which needs PyTorch: pip install torch"
+    ) from None
+
+  def load(path: pathlib.Path) -> dict[str, np.ndarray]:
+    tensors = torch.load(path, map_location='cpu', weights_only=True)
+    return {
+      name: (x.float() if x.is_floating_point() else x).numpy()
+      for name, x in tensors.items()
+    }
+
+  return load

@@ -1,0 +1,178 @@
+"""Models that were trained before: of our runs, and of Hugging Face."""
+
+import abc
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+from td_flax import checkpoint, errors
+from td_flax.config import Config, ModelConfig
+from td_flax.data import tokenizer
+from td_flax.data.vocabulary import Tokenizer
+from td_flax.hub import architecture, weights
+from td_flax.workdir import Workdir
+
+# What weights may be used with, whatever they were trained with.
+_SAME_MODEL = frozenset({
+  'attention',
+  'attention_dropout',
+  'dropout',
+  'dtype',
+  'remat',
+  'scan_layers',
+})  # fmt: skip
+
+
+class Pretrained(abc.ABC):
+  """Weights, and what they are weights of.
+
+  Attributes:
+    where: the key or flag that names it and its value, for messages.
+    model: the model.
+    fixed: the keys of `model` that its weights depend on.
+    fingerprint: its tokenizer's.
+    tokenizer: what makes its ids.
+  """
+
+  where: str
+  model: ModelConfig
+  fixed: frozenset[str]
+  fingerprint: str
+
+  @property
+  @abc.abstractmethod
+  def tokenizer(self) -> Tokenizer:
+    """What makes its ids."""
+
+  @abc.abstractmethod
+  def params(self, initial: Any) -> Any:
+    """The weights.
+
+    Args:
+      initial: the parameters of a fresh `Bert` of this model.
+
+    Returns:
+      `initial` with numpy leaves: the weights, and where there are none (a
+      folder of Hugging Face without a head) what was there.
+
+    Raises:
+      errors.CheckpointError: they are missing, damaged or of another model.
+    """
+
+  def check(self, config: Config, fingerprint: str) -> None:
+    """Refuses weights that a run would misread.
+
+    Shapes alone do not tell: `model.norm_eps` or another tokenizer of the same
+    size leave them as they are.
+
+    Args:
+      config: of the run that is to start from them.
+      fingerprint: of that run's tokenizer.
+
+    Raises:
+      errors.CheckpointError: names what differs.
+    """
+    triples = [
+      (f'model.{key}', getattr(self.model, key), getattr(config.model, key))
+      for key in sorted(self.fixed)
+    ]
+    name = 'fingerprint of the tokenizer'
+    triples.append((name, self.fingerprint, fingerprint))
+    differences = '; '.join(
+      f'{name}={there!r} there, {here!r} here'
+      for name, there, here in triples
+      if there != here
+    )
+    if differences:
+      raise errors.CheckpointError(
+        f'{self.where}: holds another model: {differences}'
+      )
+
+
+def find(path: str, key: str, step: str = 'latest') -> Pretrained:
+  """The model at `path`; its weights are read when they are asked for.
+
+  Args:
+    path: a workdir, one of its `checkpoints/<step>`, or a folder of Hugging
+      Face.
+    key: the config key or flag that errors name.
+    step: of a workdir: `latest`, `best` (by held-out loss) or a number.
+
+  Raises:
+    errors.ConfigError: it does not exist, or has no such step.
+    errors.CheckpointError: it is none of these, or cannot be used.
+  """
+  where = f'{key}={path!r}'
+  folder = pathlib.Path(path)
+  if not folder.exists():
+    raise errors.ConfigError(f'{where}: does not exist')
+  if architecture.is_folder(folder):
+    return _OfHub(folder, where)
+  folder = folder.absolute()
+  if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
+    folder, step = folder.parents[1], folder.name
+  return _OfRun(Workdir(folder), where, step)
+
+
+class _OfRun(Pretrained):
+  """A checkpoint of a workdir."""
+
+  def __init__(self, workdir: Workdir, where: str, step: str):
+    self.where = where
+    has_steps = workdir.checkpoints.is_dir() and checkpoint.steps(
+      workdir.checkpoints
+    )
+    if not (has_steps and workdir.config_json.exists()):
+      raise errors.CheckpointError(
+        f'{where}: neither a workdir with checkpoints, nor one of its '
+        'checkpoints/<step>, nor a folder of Hugging Face'
+      )
+    config, fingerprints = workdir.read()
+    self.workdir = workdir
+    self.config = config
+    self.model = config.model
+    self.step = checkpoint.find_step(workdir.checkpoints, step, where)
+    self.fingerprint = fingerprints['tokenizer']
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    self.fixed = frozenset(names - _SAME_MODEL)
+
+  @functools.cached_property
+  def tokenizer(self) -> Tokenizer:
+    loaded = tokenizer.load(self.workdir.tokenizer, self.where)
+    if loaded.fingerprint != self.fingerprint:
+      raise errors.CheckpointError(
+        f'{self.workdir.tokenizer}: is not the tokenizer that '
+        f'{self.workdir.config_json.name} names'
+      )
+    return loaded
+
+  def params(self, initial: Any) -> Any:
+    return checkpoint.load_params(
+      self.workdir.checkpoints / str(self.step), initial
+    )
+
+
+class _OfHub(Pretrained):
+  """A folder of Hugging Face."""
+
+  def __init__(self, folder: pathlib.Path, where: str):
+    self.folder = folder
+    self.where = where
+    self.model = ModelConfig(**architecture.read(folder))
+    self.fixed = architecture.FIXED
+    if tokenizer.find(folder) is None:
+      raise errors.CheckpointError(
+        f'{folder}: holds no tokenizer: none of {", ".join(tokenizer.FILES)}'
+      )
+    self._tokenizer = tokenizer.load(folder, where)
+    self.fingerprint = self._tokenizer.fingerprint
+
+  @property
+  def tokenizer(self) -> Tokenizer:
+    return self._tokenizer
+
+  def params(self, initial: Any) -> Any:
+    return weights.fill(
+      initial, self.model, self.tokenizer.vocab_size, self.folder
+    )

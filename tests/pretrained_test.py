@@ -1,0 +1,126 @@
+import dataclasses
+import pathlib
+import pydoc_data.topics
+
+import pytest
+
+from td_flax import config as config_lib
+from td_flax import errors, pretrained, workdir
+from td_flax.data import sentence_piece
+
+CONFIG = dataclasses.replace(
+  config_lib.Config(),
+  model=config_lib.ModelConfig(restart_positions=True),
+)
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  texts = sorted(pydoc_data.topics.topics.values())[:3]
+  return sentence_piece.train(texts, kind='bpe', vocab_size=350, lowercase=True)
+
+
+def changed(section, **values):
+  part = dataclasses.replace(getattr(CONFIG, section), **values)
+  return dataclasses.replace(CONFIG, **{section: part})
+
+
+def find(path):
+  return pretrained.find(str(path), 'train.init_from')
+
+
+@pytest.fixture
+def source(tmp_path, tokenizer):
+  """The workdir of a run that has a checkpoint."""
+  run = workdir.Workdir(tmp_path / 'runs' / 'x')
+  run.claim(CONFIG, {'tokenizer': 'aa', 'dataset': 'bb'}, tokenizer)
+  (run.checkpoints / '9').mkdir(parents=True)
+  return run
+
+
+@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
+def test_weights_of_the_same_model_are_accepted(source, place):
+  for config in (
+    changed('drop', policy='importance'),
+    changed('train', seed=4, batch_size=8),
+    changed('model', dropout=0.5, attention_dropout=0.0, dtype='bfloat16'),
+    changed('model', attention='plain', remat='layer', scan_layers=True),
+  ):
+    find(source.path / place).check(config, 'aa')
+
+
+@pytest.mark.parametrize('place', ['.', 'checkpoints/9'])
+@pytest.mark.parametrize(
+  ('values', 'fingerprint', 'said'),
+  [
+    ({'norm': 'pre'}, 'aa', "model.norm='post' there, 'pre' here"),
+    ({'num_heads': 6}, 'aa', 'model.num_heads=12 there, 6 here'),
+    ({}, 'cc', "fingerprint of the tokenizer='aa' there, 'cc' here"),
+    (
+      {'norm_eps': 0.5, 'restart_positions': False},
+      'aa',
+      'model.norm_eps=1e-12 there, 0.5 here; '
+      'model.restart_positions=True there, False here',
+    ),
+  ],
+)
+def test_weights_of_another_model_are_refused(
+  source, place, values, fingerprint, said
+):
+  path = source.path / place
+  with pytest.raises(errors.CheckpointError) as error:
+    find(path).check(changed('model', **values), fingerprint)
+  assert str(error.value) == (
+    f'train.init_from={str(path)!r}: holds another model: {said}'
+  )
+
+
+def test_weights_from_a_path_that_is_not_there(tmp_path):
+  path = tmp_path / 'typo'
+  with pytest.raises(errors.ConfigError) as error:
+    find(path)
+  assert str(error.value) == f'train.init_from={str(path)!r}: does not exist'
+
+
+def test_weights_from_something_else_are_refused(tmp_path):
+  with pytest.raises(errors.CheckpointError) as error:
+    find(tmp_path)
+  assert str(error.value) == (
+    f'train.init_from={str(tmp_path)!r}: neither a workdir with checkpoints, '
+    'nor one of its checkpoints/<step>, nor a folder of Hugging Face'
+  )
+
+
+def test_a_workdir_without_checkpoints_has_no_weights(source):
+  (source.checkpoints / '9').rename(source.checkpoints / '9.damaged')
+  with pytest.raises(errors.CheckpointError, match='with checkpoints, nor'):
+    find(source.path)
+
+
+def test_a_step_that_is_not_there_is_named(source):
+  with pytest.raises(errors.ConfigError, match="no step '8'"):
+    pretrained.find(str(source.path), '--checkpoint', '8')
+
+
+def test_a_source_may_be_relative(source, monkeypatch):
+  monkeypatch.chdir(source.checkpoints / '9')
+  find(pathlib.Path()).check(CONFIG, 'aa')
+  with pytest.raises(errors.CheckpointError, match=r"from='\.': holds"):
+    find(pathlib.Path()).check(CONFIG, 'cc')
+
+
+def test_the_tokenizer_is_the_one_that_the_run_named(source, tokenizer):
+  with pytest.raises(errors.CheckpointError, match='not the tokenizer'):
+    find(source.path).tokenizer  # noqa: B018
+  prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'bb'}
+  source.claim(CONFIG, prints, tokenizer)
+  found = find(source.path)
+  assert found.tokenizer.fingerprint == tokenizer.fingerprint
+  assert found.model == CONFIG.model
+
+
+def test_a_config_of_another_version_is_one_line(source):
+  text = source.config_json.read_text()
+  source.config_json.write_text(text.replace('model.norm_eps', 'model.new'))
+  with pytest.raises(errors.CheckpointError, match=r'this version: model\.new'):
+    find(source.path)
