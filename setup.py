@@ -42,8 +42,10 @@ setuptools.setup(
     'tpu': ['jax[tpu]'],
     'cuda': ['jax[cuda13]'],
     'beam': ['apache-beam>=2.60'],
-    # PyTorch is the independent reference of the tests; CPU builds suffice.
-    'hf': ['safetensors>=0.4', 'torch>=2.4', 'transformers>=5'],
+    # Hugging Face's files and WordPiece; not PyTorch.
+    'hf': ['safetensors>=0.4', 'tokenizers>=0.21'],
+    # The independent references of the tests; CPU builds suffice.
+    'reference': ['torch>=2.4', 'transformers>=5'],
     'plot': ['matplotlib>=3.9'],
   },
 )

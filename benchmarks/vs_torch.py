@@ -1,6 +1,6 @@
 """Step time against transformers' PyTorch BERT on the CPU, in one process.
 
-    pip install -e '.[hf]'
+    pip install -e '.[reference]'
     python benchmarks/vs_torch.py --config=configs/bert_base_td.py \
       --config.data.files=unused --config.model.num_layers=4 \
       --config.drop.first_layer=1 --config.drop.last_layer=2 \

@@ -293,6 +293,15 @@ def find_step(directory: pathlib.Path, step: str, where: str) -> int:
   return chosen[step]
 
 
+def eval_loss(directory: pathlib.Path, step: int) -> float | None:
+  """The held-out loss at a step, None where it was not evaluated.
+
+  Raises:
+    errors.CheckpointError: the step's record is damaged.
+  """
+  return _read_record(directory / str(step), step=step)['eval_loss']
+
+
 def load_params(path: pathlib.Path, abstract_params: Any) -> Any:
   """The verified parameters of another run.
 

@@ -105,7 +105,7 @@ class ModelConfig:
   remat: str = _choice('none', 'dense', 'layer')
   # Layers that see the same tokens are one compiled loop: compiles faster.
   scan_layers: bool = False
-  # An NSP-free pooler: created and exported; pretraining leaves it as it is.
+  # An NSP-free pooler: pretraining leaves it as it is.
   pooler: bool = False
   dropout: float = _share(0.1)
   attention_dropout: float = _share(0.1)

@@ -108,15 +108,22 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
   if not folder.exists():
     raise errors.ConfigError(f'{where}: does not exist')
   if architecture.is_folder(folder):
-    return _OfHub(folder, where)
+    return OfHub(folder, where)
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
     folder, step = folder.parents[1], folder.name
-  return _OfRun(Workdir(folder), where, step)
+  return OfRun(Workdir(folder), where, step)
 
 
-class _OfRun(Pretrained):
-  """A checkpoint of a workdir."""
+class OfRun(Pretrained):
+  """A checkpoint of a workdir.
+
+  Attributes:
+    workdir: the run's.
+    config: the run's.
+    step: the checkpoint's.
+    eval_loss: the held-out loss there, None where it was not evaluated.
+  """
 
   def __init__(self, workdir: Workdir, where: str, step: str):
     self.where = where
@@ -133,12 +140,14 @@ class _OfRun(Pretrained):
     self.config = config
     self.model = config.model
     self.step = checkpoint.find_step(workdir.checkpoints, step, where)
+    self.eval_loss = checkpoint.eval_loss(workdir.checkpoints, self.step)
     self.fingerprint = fingerprints['tokenizer']
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     self.fixed = frozenset(names - _SAME_MODEL)
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
+    """The copy in the workdir."""
     loaded = tokenizer.load(self.workdir.tokenizer, self.where)
     if loaded.fingerprint != self.fingerprint:
       raise errors.CheckpointError(
@@ -148,12 +157,13 @@ class _OfRun(Pretrained):
     return loaded
 
   def params(self, initial: Any) -> Any:
+    """The checkpoint's parameters, verified."""
     return checkpoint.load_params(
       self.workdir.checkpoints / str(self.step), initial
     )
 
 
-class _OfHub(Pretrained):
+class OfHub(Pretrained):
   """A folder of Hugging Face."""
 
   def __init__(self, folder: pathlib.Path, where: str):
@@ -170,9 +180,11 @@ class _OfHub(Pretrained):
 
   @property
   def tokenizer(self) -> Tokenizer:
+    """The one in the folder."""
     return self._tokenizer
 
   def params(self, initial: Any) -> Any:
+    """The folder's tensors, and of `initial` what it lacks."""
     return weights.fill(
       initial, self.model, self.tokenizer.vocab_size, self.folder
     )

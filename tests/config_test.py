@@ -1,13 +1,18 @@
 import dataclasses
 import importlib.util
+import json
 import pathlib
 
 import pytest
 
 from td_flax import config as config_lib
 from td_flax import errors
+from td_flax.data.vocabulary import SpecialIds
+from td_flax.hub import architecture
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / 'configs').glob('*.py'))
+FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
+CONTINUED = FOLDER / 'continue_pretraining.py'  # takes an argument
+CONFIGS = sorted(set(FOLDER.glob('*.py')) - {CONTINUED})
 
 
 def load(**overrides):
@@ -18,11 +23,11 @@ def load(**overrides):
   return config_lib.load(raw)
 
 
-def experiment(path):
+def experiment(path, *arguments):
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config()
+  return module.get_config(*arguments)
 
 
 @pytest.mark.smoke
@@ -34,6 +39,22 @@ def test_every_shipped_config_is_valid_and_named_like_its_file(path):
       config_lib.load(raw)
     raw.data.files = 'my_texts/*.txt'
   assert config_lib.load(raw).name == path.stem
+
+
+@pytest.mark.smoke
+def test_continued_pretraining_takes_the_model_of_a_folder(tmp_path):
+  model = dataclasses.replace(
+    config_lib.ModelConfig(), num_layers=6, hidden_dim=384, activation='gelu'
+  )
+  described = architecture.describe(model, 99, SpecialIds())
+  (tmp_path / 'config.json').write_text(json.dumps(described))
+  raw = experiment(CONTINUED, str(tmp_path))
+  raw.data.files = 'my_texts/*.txt'
+  config = config_lib.load(raw)
+  assert config.model == model
+  assert config.name == CONTINUED.stem
+  assert config.train.init_from == config.data.tokenizer == str(tmp_path)
+  assert (config.drop.first_layer, config.drop.last_layer) == (2, 4)
 
 
 def test_bert_base_is_the_published_recipe():

@@ -240,7 +240,8 @@ def write(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     errors.CheckpointError: the extra `hf` is not installed.
   """
   # transformers asks who wrote a file; torch's layout is numpy's.
-  _safetensors(path).save_file(tensors, path, metadata={'format': 'pt'})
+  content = _safetensors(path).save(tensors, metadata={'format': 'pt'})
+  path.write_bytes(content)  # `save_file` lets nobody else read it
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:

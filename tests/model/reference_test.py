@@ -12,9 +12,9 @@ from td_flax.data import masking
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 
-torch = pytest.importorskip('torch', reason='needs the extra `hf`')
+torch = pytest.importorskip('torch', reason='needs the extra `reference`')
 transformers = pytest.importorskip(
-  'transformers', reason='needs the extra `hf`'
+  'transformers', reason='needs the extra `reference`'
 )
 
 pytestmark = pytest.mark.hf

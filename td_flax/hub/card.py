@@ -1,0 +1,147 @@
+"""The model card: what was trained, how it went, how to use it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from td_flax import __version__
+from td_flax.config import Config, ModelConfig
+from td_flax.data.sentence_piece import SentencePiece
+from td_flax.data.vocabulary import Tokenizer
+
+_HEAD = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- bert
+- token-dropping
+---
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Where a checkpoint comes from.
+
+  Attributes:
+    config: of the run.
+    step: of the checkpoint.
+    eval_loss: there, in nats per predicted token; None if not evaluated.
+    summary: `summary.json` of the finished run, None before that.
+  """
+
+  config: Config
+  step: int
+  eval_loss: float | None
+  summary: dict[str, Any] | None
+
+
+def write(
+  run: Run, model: ModelConfig, tokenizer: Tokenizer, num_params: int
+) -> str:
+  """The card as Markdown."""
+  config = run.config
+  sections = [
+    f'# {config.name}',
+    f'A {_kind(model)} masked language model with {num_params / 1e6:,.1f}M '
+    f'parameters, pretrained with td_flax {__version__}. {_dropping(config)}',
+    '## Use',
+    '```python\n'
+    'from transformers import pipeline\n\n'
+    "fill = pipeline('fill-mask', model='PATH_OF_THIS_FOLDER')\n"
+    "fill('The capital of France is [MASK].')\n"
+    '```',
+    _texts(config, tokenizer),
+    '## Training',
+    _table(_figures(run)),
+    '## Architecture',
+    _table(
+      {
+        'layers': model.num_layers,
+        'width': model.hidden_dim,
+        'heads': model.num_heads,
+        'MLP width': model.mlp_dim,
+        'positions': model.max_positions,
+        'LayerNorm': f'{model.norm}-LN, eps {model.norm_eps:g}',
+        'activation': model.activation,
+        'vocabulary': f'{tokenizer.vocab_size:,}',
+        'tokenizer': _tokenizer(tokenizer),
+      }
+    ),
+    '## Limits',
+    'It repeats what its training text says, errors and prejudices included. '
+    'Nothing but the held-out loss above was measured when this card was '
+    'written.',
+  ]
+  return _HEAD + '\n' + '\n\n'.join(sections) + '\n'
+
+
+def _kind(model: ModelConfig) -> str:
+  return 'BERT' if model.norm == 'post' else 'BERT (pre-LN)'
+
+
+def _dropping(config: Config) -> str:
+  drop = config.drop
+  if drop.policy == 'none':
+    return 'All layers saw all tokens.'
+  return (
+    f'While it was trained, layers {drop.first_layer} to {drop.last_layer} saw '
+    f'{config.num_kept} of {config.data.sequence_length} tokens of a row '
+    f'(token dropping, policy `{drop.policy}`; Hou et al., ACL 2022). The '
+    'result is an ordinary encoder: all layers see all tokens.'
+  )
+
+
+def _texts(config: Config, tokenizer: Tokenizer) -> str:
+  length = config.data.sequence_length
+  upper, lower = tokenizer.encode_batch(['A', 'a'])
+  folds = ' Case is folded.' if np.array_equal(upper, lower) else ''
+  return (
+    f'Trained on rows of {length} tokens that begin with `[CLS]` and end with '
+    f'`[SEP]`.{folds}'
+  )
+
+
+def _tokenizer(tokenizer: Tokenizer) -> str:
+  if isinstance(tokenizer, SentencePiece):
+    return 'SentencePiece'
+  return 'WordPiece'
+
+
+def _figures(run: Run) -> dict[str, Any]:
+  config, optimizer = run.config, run.config.optimizer
+  tokens = run.step * config.train.batch_size * config.data.sequence_length
+  rows = {
+    'text': f'`{config.data.files}`',
+    'steps': f'{run.step:,} of {config.train.num_steps:,}',
+    'rows per step': f'{config.train.batch_size:,}',
+    'tokens seen': f'{tokens:,}',
+    'masked': f'{config.train.mask_rate:.0%} of the tokens',
+    'optimizer': (
+      f'{optimizer.name}, peak learning rate {optimizer.learning_rate:g}, '
+      f'{optimizer.decay} decay, weight decay {optimizer.weight_decay:g}'
+    ),
+    'computed in': config.model.dtype,
+    'seed': config.train.seed,
+  }
+  if run.eval_loss is not None:
+    rows['held-out loss'] = (
+      f'{run.eval_loss:.4f} nats per predicted token (full sequences, 15% '
+      'masked)'
+    )
+  if run.summary and run.summary['step'] == run.step:
+    ratio = run.summary['flops_ratio']
+    rows['matmul FLOPs'] = f"{ratio:.3f} of plain BERT's"
+    if 'tokens_per_second' in run.summary:
+      rows['speed'] = (
+        f'{run.summary["tokens_per_second"]:,.0f} tokens/s on '
+        f'{run.summary["devices"]} {run.summary["platform"]} device(s)'
+      )
+  return rows
+
+
+def _table(rows: dict[str, Any]) -> str:
+  lines = [f'| {name} | {value} |' for name, value in rows.items()]
+  return '\n'.join(['| | |', '|---|---|', *lines])

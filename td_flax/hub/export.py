@@ -1,0 +1,157 @@
+"""A checkpoint becomes a folder that `transformers` loads, or nothing.
+
+config.json              the architecture
+model.safetensors        the weights, float32
+tokenizer.json, ...      the tokenizer, as a fast one
+tokenizer.model          the same for SentencePiece, as it was trained
+README.md                the model card: what was trained, and how it went
+"""
+
+import contextlib
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from td_flax import errors, leaves
+from td_flax.config import ModelConfig
+from td_flax.data import embedded
+from td_flax.data.sentence_piece import SentencePiece
+from td_flax.data.vocabulary import Tokenizer
+from td_flax.hub import architecture, card, fast_tokenizer, weights
+from td_flax.model import bert
+
+# Lines of prose on which the two tokenizers are compared.
+_COMPARED_LINES = 2000
+
+
+class Exported(NamedTuple):
+  """What an export was checked for.
+
+  Attributes:
+    num_lines: lines that both tokenizers encoded.
+    differing: those whose ids differ: the line, our ids, theirs.
+    num_params: parameters written.
+  """
+
+  num_lines: int
+  differing: list[tuple[str, list[int], list[int]]]
+  num_params: int
+
+
+def abstract_params(model: ModelConfig, vocab_size: int) -> Any:
+  """Shapes and dtypes of a model's parameters."""
+  made = nnx.eval_shape(lambda: bert.Bert(model, vocab_size, nnx.Rngs(0)))
+  return nnx.split(made)[1]
+
+
+def export(
+  folder: pathlib.Path,
+  model: ModelConfig,
+  params: Any,
+  tokenizer: Tokenizer,
+  run: card.Run,
+) -> Exported:
+  """Writes `folder`, reads it again and compares every bit.
+
+  A pooler is left out: pretraining does not train it, and a masked-LM model of
+  transformers has none.
+
+  Args:
+    folder: must not exist, or be empty.
+    model: what `params` are parameters of.
+    params: of a `Bert`.
+    tokenizer: what makes its ids.
+    run: for the model card.
+
+  Raises:
+    errors.ConfigError: `folder` holds something.
+    errors.DataError: the tokenizer has no counterpart, or the extra `hf` is not
+      installed.
+    errors.CheckpointError: the folder cannot be written.
+  """
+  vocab_size = tokenizer.vocab_size
+  fast = fast_tokenizer.make(tokenizer)
+  lines = list(_lines())
+  differing = fast_tokenizer.differing(tokenizer, fast, lines)
+  arrays = leaves.to_host(params)
+  kept = {k: v for k, v in arrays.items() if not k.startswith('pooler/')}
+  tensors = weights.to_tensors(kept, model, vocab_size)
+  num_params = sum(x.size for x in tensors.values())
+  files = fast_tokenizer.files(fast, model.max_positions) | {
+    architecture.FILE: _json(
+      architecture.describe(model, vocab_size, tokenizer.special)
+    ),
+    'README.md': card.write(run, model, tokenizer, num_params),
+  }
+  with _whole(folder) as part:
+    weights.write(part / weights.SAFE, tensors)
+    for name, text in files.items():
+      (part / name).write_text(text)
+    if isinstance(tokenizer, SentencePiece):
+      tokenizer.save(part)
+    _verify(part, model, kept, vocab_size)
+  return Exported(len(lines), differing, num_params)
+
+
+def _verify(
+  folder: pathlib.Path,
+  model: ModelConfig,
+  arrays: dict[str, np.ndarray],
+  vocab_size: int,
+) -> None:
+  """Refuses a folder that would not give the same parameters back."""
+  abstract = jax.tree.map(
+    lambda x: np.zeros(x.shape, x.dtype), abstract_params(model, vocab_size)
+  )
+  back = leaves.to_host(weights.fill(abstract, model, vocab_size, folder))
+  for name, array in arrays.items():
+    if array.tobytes() != back[name].tobytes():
+      raise errors.CheckpointError(
+        f'{folder}: {name} is another one when it is read again; nothing was '
+        'exported'
+      )
+
+
+def _lines() -> Iterator[str]:
+  """Lines of the prose that comes with Python."""
+  blocks = embedded.EmbeddedSource('embedded', None).blocks()
+  lines = (
+    line
+    for block in blocks
+    for text in block.documents()
+    for line in text.split('\n')
+    if line.strip()
+  )
+  return itertools.islice(lines, _COMPARED_LINES)
+
+
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write into, which becomes `folder` when all went well."""
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise errors.ConfigError(
+      f'--output={str(folder)!r}: exists; name a new folder'
+    )
+  part = folder.with_name(f'{folder.name}.tmp')
+  try:
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted export
+    part.mkdir(parents=True)
+    yield part
+    part.replace(folder)
+  except OSError as error:
+    raise errors.CheckpointError(
+      f'{folder}: cannot be written: {error.strerror or error}'
+    ) from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _json(content: Any) -> str:
+  return json.dumps(content, indent=2) + '\n'

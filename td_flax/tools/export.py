@@ -1,0 +1,76 @@
+"""Exports a checkpoint to a folder that `transformers` loads.
+
+    python -m td_flax.tools.export --workdir=runs/mine --output=DIR \
+        [--step=best]
+
+Straight from a training checkpoint, without PyTorch; needs the extra `hf`.
+Post-LN models become `bert`, pre-LN ones `megatron-bert`, which computes the
+same; `AutoModelForMaskedLM`, `AutoTokenizer` and the fill-mask pipeline load
+both.
+"""
+
+import json
+import pathlib
+
+from absl import flags as absl_flags
+
+from td_flax import errors, flags
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  absl_flags.DEFINE_string('workdir', '', 'The run, or one of its checkpoints.')
+  absl_flags.DEFINE_string(
+    'step', 'latest', 'latest, best (by held-out loss) or a number.'
+  )
+  absl_flags.DEFINE_string('output', '', 'A new folder.')
+
+
+def main() -> None:
+  """Does what the flags say.
+
+  Raises:
+    errors.UserError: the flags, the run or the folder cannot be used.
+  """
+  values = absl_flags.FLAGS
+  for name in ('workdir', 'output'):
+    if not values[name].value:
+      raise errors.ConfigError(f'--{name}: missing')
+  from td_flax import pretrained
+  from td_flax.hub import card, export
+
+  found = pretrained.find(values.workdir, '--workdir', values.step)
+  if not isinstance(found, pretrained.OfRun):
+    raise errors.ConfigError(
+      f'{found.where}: is a folder of Hugging Face already'
+    )
+  vocab_size = found.tokenizer.vocab_size
+  params = found.params(export.abstract_params(found.model, vocab_size))
+  run = card.Run(
+    config=found.config,
+    step=found.step,
+    eval_loss=found.eval_loss,
+    summary=_summary(found.workdir.summary_json),
+  )
+  done = export.export(
+    pathlib.Path(values.output), found.model, params, found.tokenizer, run
+  )
+  print(f'{values.output}: step {found.step:,}, {done.num_params:,} parameters')
+  print(
+    f'  tokenizer  ids differ on {len(done.differing)} of {done.num_lines:,} '
+    'lines of prose'
+  )
+  for line, ours, theirs in done.differing:
+    print(f'    {line!r}: {ours} here, {theirs} there')
+
+
+def _summary(path: pathlib.Path) -> dict | None:
+  try:
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return None  # the run is not finished
+
+
+if __name__ == '__main__':
+  define_flags()
+  flags.run(main)

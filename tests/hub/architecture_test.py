@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+
+from td_flax import errors
+from td_flax.config import ModelConfig
+from td_flax.data.vocabulary import SpecialIds
+from td_flax.hub import architecture
+
+OTHER = ModelConfig(
+  norm='pre',
+  num_layers=3,
+  hidden_dim=20,
+  num_heads=5,
+  mlp_dim=7,
+  max_positions=9,
+  type_vocab_size=4,
+  activation='gelu',
+  dropout=0.3,
+  attention_dropout=0.2,
+  norm_eps=1e-5,
+  init_stddev=0.01,
+)
+
+
+@pytest.mark.parametrize('model', [ModelConfig(), OTHER])
+def test_a_description_is_read_back(tmp_path, model):
+  content = architecture.describe(model, 33, SpecialIds())
+  (tmp_path / 'config.json').write_text(json.dumps(content))
+  assert ModelConfig(**architecture.read(tmp_path)) == model
+
+
+def test_what_is_left_out_is_bert_base(tmp_path):
+  (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
+  expected = dataclasses.replace(ModelConfig(), activation='gelu')
+  assert ModelConfig(**architecture.read(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+  ('content', 'problem'),
+  [
+    (None, 'No such file'),
+    ('{"model_type": "be', 'must be the config'),
+    ('[]', 'must be the config'),
+    ('{"model_type": "roberta"}', r"'roberta': must be one of bert, megatron-"),
+    ('{}', 'model_type=None: must be one of bert'),
+    ('{"model_type": "bert", "hidden_act": "relu"}', "hidden_act='relu'"),
+    ('{"model_type": "bert", "hidden_size": "wide"}', 'must be the config'),
+    (
+      '{"model_type": "bert", "position_embedding_type": "relative_key"}',
+      "position_embedding_type='relative_key': must be absolute",
+    ),
+    ('{"model_type": "bert", "is_decoder": true}', 'is_decoder=True'),
+  ],
+)
+def test_another_architecture_is_one_line(tmp_path, content, problem):
+  if content is not None:
+    (tmp_path / 'config.json').write_text(content)
+  with pytest.raises(errors.CheckpointError, match=problem) as error:
+    architecture.read(tmp_path)
+  assert str(error.value).startswith(str(tmp_path / 'config.json'))
+  assert '\n' not in str(error.value)
