@@ -41,7 +41,9 @@ class Arm:
     rows[:, 0], rows[:, -1] = SPECIAL.cls, SPECIAL.sep
     self.rows = self.engine.split(rows)
     begun = time.monotonic()
-    self._train = self.engine.compile_train(self.steps.train, self.state, shape)
+    self._train = self.engine.compile_train(
+      self.steps.train, self.state, self.steps.batch
+    )
     self.compile_seconds = time.monotonic() - begun
 
   def turn(self, steps: int) -> float:

@@ -3,9 +3,7 @@
 import time
 from concurrent import futures
 from types import TracebackType
-from typing import Self
-
-from jaxtyping import Array, Int
+from typing import Any, Self
 
 from td_flax import parallel
 from td_flax.data.pipeline import Pipeline
@@ -41,7 +39,7 @@ class Feed:
     self._next = self._thread.submit(self._read, start)
     self._waited = 0.0
 
-  def _read(self, step: int) -> Int[Array, 'devices B N']:
+  def _read(self, step: int) -> Any:
     return self._engine.split(self._pipeline.batch(step, *self._rows))
 
   def __enter__(self) -> Self:
@@ -55,7 +53,7 @@ class Feed:
   ) -> None:
     self._thread.shutdown(cancel_futures=True)
 
-  def batch(self, step: int) -> Int[Array, 'devices B N']:
+  def batch(self, step: int) -> Any:
     """The rows of `step`; steps must be asked for one after the other."""
     begun = time.monotonic()
     batch = self._next.result()

@@ -93,7 +93,7 @@ class Engine:
     return start, start + per_process
 
   def compile_train(
-    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+    self, step: Callable[..., Any], state: Any, batch: Any
   ) -> Callable[..., Any]:
     """Compiles what `lower_train` lowers; arguments as there.
 
@@ -101,7 +101,7 @@ class Engine:
       `(state, rows from split) -> (state, scalars)`; each call consumes the
       state it is given.
     """
-    return self._paced(self.lower_train(step, state, shape).compile())
+    return self._paced(self.lower_train(step, state, batch).compile())
 
   def _paced(self, mapped: Callable[..., Any]) -> Callable[..., Any]:
     if not self._in_step:
@@ -135,14 +135,14 @@ class PmapEngine(Engine):
     return kernel
 
   def lower_train(
-    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+    self, step: Callable[..., Any], state: Any, batch: Any
   ) -> jax.stages.Lowered:
     """`step(state, rows)`, mapped over the devices, for the compiler.
 
     Args:
       step: per device; returns the new state and scalars.
       state: as it will be passed, or its shapes and dtypes.
-      shape: rows of the global batch, and N.
+      batch: shapes [B, ...] and dtypes of the global batch.
     """
     mapped = jax.pmap(
       step,
@@ -152,15 +152,17 @@ class PmapEngine(Engine):
       donate_argnums=0,
       devices=self.devices,
     )
-    rows, n = shape
-    batch = jax.ShapeDtypeStruct(
-      (self.num_devices, rows // self.num_devices, n), jnp.uint16
-    )
-    if jax.process_count() > 1:
+
+    def local(x: jax.ShapeDtypeStruct) -> Any:
+      rows, *others = x.shape
+      if jax.process_count() == 1:
+        shape = self.num_devices, rows // self.num_devices, *others
+        return jax.ShapeDtypeStruct(shape, x.dtype)
       # Here pmap takes abstract arrays for host-local ones.
       start, stop = self.local_rows(rows)
-      batch = self.split(np.zeros((stop - start, n), np.uint16))
-    return mapped.lower(state, batch)
+      return self.split(np.zeros((stop - start, *others), x.dtype))
+
+    return mapped.lower(state, jax.tree.map(local, batch))
 
   def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """Maps `step(params, rows, first)`."""
@@ -177,11 +179,15 @@ class PmapEngine(Engine):
     """A train state from the host -> on every device."""
     return self.replicate(state)
 
-  def split(self, rows: Int[np.ndarray, 'B N']) -> Array:
-    """This process' rows of a global batch -> on its devices, in order."""
+  def split(self, rows: Any) -> Any:
+    """This process' rows [B, ...] of a global batch -> on its devices."""
     local = self.num_devices // jax.process_count()
-    rows = rows.reshape(local, -1, *rows.shape[1:])
-    return jax.make_array_from_process_local_data(self._rows, rows)
+
+    def place(x: np.ndarray) -> Array:
+      x = x.reshape(local, -1, *x.shape[1:])
+      return jax.make_array_from_process_local_data(self._rows, x)
+
+    return jax.tree.map(place, rows)
 
   def fetch(self, tree: Any) -> Any:
     """Replicated arrays -> host values; waits for the device."""
@@ -230,14 +236,14 @@ class ShardedEngine(Engine):
     return NamedSharding(self._mesh, PartitionSpec(*[None] * axis, _AXIS))
 
   def lower_train(
-    self, step: Callable[..., Any], state: Any, shape: tuple[int, int]
+    self, step: Callable[..., Any], state: Any, batch: Any
   ) -> jax.stages.Lowered:
     """`step(state, rows)` on global arrays, for the compiler.
 
     Args:
       step: returns the new state and scalars.
       state: as it will be passed, or its shapes and dtypes.
-      shape: rows of the global batch, and N.
+      batch: shapes [B, ...] and dtypes of the global batch.
     """
     shardings = jax.tree.map(self._sharding, state)
     mapped = jax.jit(
@@ -246,7 +252,7 @@ class ShardedEngine(Engine):
       out_shardings=(shardings, self._replicated),
       donate_argnums=0,
     )
-    return mapped.lower(state, jax.ShapeDtypeStruct(shape, jnp.uint16))
+    return mapped.lower(state, batch)
 
   def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles `step(params, rows, first)` for where its arguments are."""
@@ -256,9 +262,11 @@ class ShardedEngine(Engine):
     """A train state from the host -> split over the devices."""
     return jax.tree.map(lambda x: _put(x, self._sharding(x)), state)
 
-  def split(self, rows: Int[np.ndarray, 'B N']) -> Array:
-    """This process' rows of a global batch -> on its devices, in order."""
-    return jax.make_array_from_process_local_data(self._rows, rows)
+  def split(self, rows: Any) -> Any:
+    """This process' rows [B, ...] of a global batch -> on its devices."""
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(self._rows, x), rows
+    )
 
   def fetch(self, tree: Any) -> Any:
     """Arrays, leaf by leaf made whole -> host values; waits for the device."""

@@ -1,22 +1,17 @@
-"""The train state and the pure functions on it: per device, no I/O.
+"""What pretraining learns: masked language modelling under a policy.
 
 A step masks its rows, runs the encoder through the policy's plan, and returns
-sums; the devices add them up, then everything is divided once.
+sums.
 Letters: B rows of one device, N tokens, P predicted positions, V vocabulary.
 """
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from td_flax import optimizer
 from td_flax.config import Config, num_predicted
 from td_flax.data import masking
 from td_flax.data.vocabulary import SpecialIds
@@ -24,39 +19,10 @@ from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
 from td_flax.dropping.policies.base import Context
+from td_flax.learner import Learner, Sums
 from td_flax.model import bert, dropout, loss
 
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-  """All that a step reads and writes.
-
-  Attributes:
-    step: steps taken, skipped updates included.
-    params: float32.
-    opt_state: optax's.
-    importance: the policy's table, one entry per token id.
-    skipped: updates skipped so far because loss or gradient was not finite.
-    skipped_run: how many of the latest steps in a row were skipped.
-  """
-
-  step: Int[Array, '']
-  params: nnx.State
-  opt_state: optax.OptState
-  importance: Float[Array, ' V']
-  skipped: Int[Array, '']
-  skipped_run: Int[Array, '']
-
-
-class Sums(NamedTuple):
-  """What rows contribute; added up over microbatches and devices."""
-
-  loss: Float[Array, '']
-  weight: Float[Array, '']
-  correct: Float[Array, '']
 
 
 def training_plan(config: Config) -> plans.Plan:
@@ -74,8 +40,8 @@ def _with_last_layer(
   return plans.predicted_only(plan, num_predicted(mask_rate, n))
 
 
-class Steps:
-  """The functions of one experiment; what they close over is static.
+class Steps(Learner):
+  """The functions of one pretraining; what they close over is static.
 
   Args:
     config: the experiment.
@@ -94,17 +60,18 @@ class Steps:
     special: SpecialIds,
     devices: Devices,
   ):
-    self.config = config
     self.vocab_size = vocab_size
     self.special = special
-    self.devices = devices
     policy = policies.load(config.drop.policy)
     self.policy = policy(config, vocab_size, special)
     self.plan = training_plan(config)
-    self.tx, self.schedule = optimizer.make(
-      config.optimizer, config.train.num_steps
-    )
-    self.graph, _ = nnx.split(nnx.eval_shape(self._model))
+    super().__init__(config, devices)
+
+  @property
+  def batch(self) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a global batch: packed rows."""
+    shape = self.config.train.batch_size, self.config.data.sequence_length
+    return jax.ShapeDtypeStruct(shape, jnp.uint16)
 
   @property
   def layer_tokens_kept(self) -> float:
@@ -117,99 +84,10 @@ class Steps:
     rngs = nnx.Rngs(self.config.train.seed)
     return bert.Bert(self.config.model, self.vocab_size, rngs, self.devices)
 
-  def init(self, table: Float[np.ndarray, ' V']) -> TrainState:
-    """The state before the first step, from `policy.initial_table`."""
-    params = nnx.split(self._model())[1]
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-      zero, params, self.tx.init(params), jnp.asarray(table), zero, zero
-    )
-
-  def train(
-    self, state: TrainState, ids: Int[Array, 'B N']
-  ) -> tuple[TrainState, dict[str, Array]]:
-    """One update from this device's rows of the global batch.
-
-    Args:
-      state: the same on every device; so is the result.
-      ids: packed rows, any integer type.
-
-    Returns:
-      The new state and scalars: `loss_sum`, `weight`, `correct_sum`,
-      `grad_norm`, `learning_rate`, `skipped`, `skipped_run`.
-    """
-    train = self.config.train
-    parts = train.microbatches
-    rows = self.devices.first_row(len(ids)) + jnp.arange(len(ids))
-    ids, rows = self._split(ids.astype(jnp.int32)), self._split(rows)
-
-    def gradient(part: tuple[Array, Array]) -> Any:
-      return jax.grad(self._loss, has_aux=True)(
-        state.params, state.importance, state.step, *part
-      )
-
-    if parts == 1:
-      summed = gradient((ids[0], rows[0]))
-    else:
-      zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(gradient, (ids[0], rows[0])),
-      )
-      summed, _ = jax.lax.scan(
-        lambda total, part: (
-          jax.tree.map(jnp.add, total, gradient(part)),
-          None,
-        ),
-        zeros,
-        (ids, rows),
-      )
-    grads, (sums, observed) = self.devices.sum(summed)
-    return self._update(state, grads, sums, observed)
-
-  def _split(self, x: Int[Array, 'B *N']) -> Int[Array, 'M B/M *N']:
-    """Cuts rows into microbatches, each with rows of every device."""
-    shards, parts = self.devices.shards, self.config.train.microbatches
-    chex.assert_is_divisible(x.shape[0], shards * parts)
-    x = x.reshape(shards, parts, -1, *x.shape[1:]).swapaxes(0, 1)
-    return x.reshape(parts, -1, *x.shape[3:])
-
-  def _update(
-    self, state: TrainState, grads: nnx.State, sums: Sums, observed: Any
-  ) -> tuple[TrainState, dict[str, Array]]:
-    """Applies global sums; leaves the state alone where they are not finite."""
-    grads = jax.tree.map(lambda g: g / jnp.maximum(sums.weight, 1), grads)
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(grad_norm)
-    rate = self.schedule(state.step)
-    updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    # A rate can be so large that a finite gradient overflows the parameters.
-    finite &= jnp.isfinite(optax.tree.norm(params))
-    chex.assert_trees_all_equal_shapes_and_dtypes(params, state.params)
-    with jax.named_scope('table'):
-      table = self.policy.update(state.importance, observed)
-    learned = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
-      (params, opt_state, table),
-      (state.params, state.opt_state, state.importance),
-    )
-    skip = jnp.where(finite, 0, 1)
-    state = TrainState(
-      state.step + 1,
-      *learned,
-      skipped=state.skipped + skip,
-      skipped_run=(state.skipped_run + skip) * skip,
-    )
-    metrics = {
-      'loss_sum': sums.loss,
-      'weight': sums.weight,
-      'correct_sum': sums.correct,
-      'grad_norm': grad_norm,
-      'learning_rate': rate,
-      'skipped': state.skipped,
-      'skipped_run': state.skipped_run,
-    }
-    return state, metrics
+  def _learned_table(
+    self, table: Float[Array, ' V'], observed: Any
+  ) -> Float[Array, ' V']:
+    return self.policy.update(table, observed)
 
   def _loss(
     self,
@@ -219,7 +97,7 @@ class Steps:
     ids: Int[Array, 'B N'],
     rows: Int[Array, ' B'],
   ) -> tuple[Float[Array, ''], tuple[Sums, Any]]:
-    """Summed loss of some rows, and what else is summed."""
+    ids = ids.astype(jnp.int32)
     seed = jax.random.key(self.config.train.seed)
     keys = masking.row_keys(seed, step, rows)
     batch = self._masked(ids, keys, self.config.train.mask_rate)

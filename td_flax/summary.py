@@ -14,6 +14,7 @@ from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
+from td_flax.learner import TrainState
 from td_flax.speed import row_flops
 from td_flax.workdir import Workdir
 
@@ -24,7 +25,7 @@ def make(
   config: Config,
   steps: step.Steps,
   packed: PackedDataset,
-  state: step.TrainState,
+  state: TrainState,
   *,
   num_devices: int,
   resumed_from: int | None,

@@ -1,12 +1,6 @@
-"""The loop. Its order matters: step, log, evaluate, save, stop.
-
-A row of metrics is written before the checkpoint of its step, so that a resumed
-run finds every row up to its step. Between two logs nothing waits for the
-device.
-"""
+"""Pretraining: from a config and a workdir to `summary.json`."""
 
 import contextlib
-import dataclasses
 import pathlib
 import shlex
 import sys
@@ -17,13 +11,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from td_flax import (
-  checkpoint,
-  chips,
   errors,
   evaluate,
+  loop,
   metrics,
   parallel,
-  preemption,
   pretrained,
   progress,
   step,
@@ -33,9 +25,9 @@ from td_flax.config import Config
 from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
 from td_flax.dropping import plan as plans
-from td_flax.feed import Feed
+from td_flax.learner import TrainState
 from td_flax.model import attention
-from td_flax.speed import Speed, row_flops
+from td_flax.speed import row_flops
 from td_flax.workdir import Workdir
 
 
@@ -73,7 +65,22 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
       stack.enter_context(workdir.lock())
       workdir.check(config, fingerprints)  # now that nobody else may claim it
       workdir.claim(config, fingerprints, packed.tokenizer)
-    return _Run(config, workdir, packed, engine).run()
+    pretraining = _Pretraining(config, packed, engine)
+    done = loop.run(config, workdir, engine, pretraining)
+    content = summary.make(
+      config,
+      pretraining.learner,
+      packed,
+      done.state,
+      num_devices=engine.num_devices,
+      resumed_from=done.resumed_from,
+      memory=done.memory,
+      speed=done.speed,
+    )
+    if jax.process_index() == 0:
+      summary.write(workdir.summary_json, content)
+      print(summary.page(content, config, workdir, packed), flush=True)
+    return content
 
 
 def _initial(config: Config) -> pretrained.Pretrained:
@@ -139,211 +146,42 @@ def _own_arguments(arguments: list[str]) -> list[str]:
   return shared
 
 
-class _Run:
-  """One training run, from its restored or fresh state to its end."""
+class _Pretraining:
+  """Masked language modelling on packed rows, as the loop wants it."""
 
   def __init__(
     self,
     config: Config,
-    workdir: Workdir,
     packed: dataset.PackedDataset,
     engine: parallel.Engine,
   ):
-    self.config = config
-    self.workdir = workdir
-    self.packed = packed
-    self.engine = engine
+    self._config = config
+    self._packed = packed
+    self._engine = engine
     tokenizer = packed.tokenizer
-    self.steps = step.Steps(
+    self.learner = step.Steps(
       config, tokenizer.vocab_size, tokenizer.special, engine
     )
-    self.checkpoints = checkpoint.Checkpoints(
-      workdir.checkpoints,
-      keep=config.checkpoint.keep,
-      keep_best=config.checkpoint.keep_best,
+    self.table = self.learner.policy.initial_table(packed.unigram_counts)
+    self.evaluate = evaluate.Evaluator(
+      config, self.learner, engine, packed.eval
     )
-    self.evaluator = evaluate.Evaluator(config, self.steps, engine, packed.eval)
-    self.window = metrics.Window()
-    self._is_profiling = False
-    # What a run remembers beside its state, stored in every checkpoint.
-    self.memory: dict[str, float] = {}
-    self.resumed_from: int | None = None
-    self.state = self._restored() or self._fresh()
-    rows = config.train.batch_size
-    chip = chips.chip_of(engine.devices[0].device_kind)
-    self.speed = Speed(
-      tokens_per_step=rows * config.data.sequence_length,
-      flops_per_step=rows * row_flops(self.steps, self.steps.plan),
-      peak_flops=chip and chip.peak_flops * engine.num_devices,
+    self.pipeline = Pipeline(
+      packed.train, seed=config.train.seed, batch_size=config.train.batch_size
     )
-    self.writer = None
-    if jax.process_index() == 0:
-      self.writer = metrics.Writer(
-        workdir.path,
-        resume_step=self.resumed_from,
-        tensorboard=config.log.tensorboard,
-      )
+    self.row_flops = row_flops(self.learner, self.learner.plan)
 
-  def _initial_table(self) -> np.ndarray:
-    return self.steps.policy.initial_table(self.packed.unigram_counts)
+  def initial(self, params: Any) -> Any:
+    """The parameters to start from, given fresh ones."""
+    if self._config.train.init_from:
+      return _initial(self._config).params(params)
+    return params
 
-  def _restored(self) -> step.TrainState | None:
-    abstract = jax.eval_shape(self.steps.init, self._initial_table())
-    restored = self.checkpoints.restore_latest(abstract)
-    if restored is None:
-      return None
-    self.resumed_from, state, memory = restored
-    self.window = metrics.Window.from_json(memory.pop('window'))
-    self.memory = memory
-    progress.write_line(f'resuming from step {self.resumed_from}')
-    return self.engine.place(state)
-
-  def _fresh(self) -> step.TrainState:
-    state = jax.device_get(jax.jit(self.steps.init)(self._initial_table()))
-    if self.config.train.init_from:
-      params = _initial(self.config).params(state.params)
-      state = dataclasses.replace(state, params=params)
-    return self.engine.place(state)
-
-  def run(self) -> dict[str, Any]:
-    """Trains, closes everything, then writes and prints the summary."""
-    try:
-      with preemption.StopRequest() as stop:
-        self._loop(stop)
-    finally:
-      if self._is_profiling:
-        jax.profiler.stop_trace()
-      self.checkpoints.close()
-      if self.writer is not None:
-        self.writer.close()
-    state = self.engine.fetch(self.state)
-    content = summary.make(
-      self.config,
-      self.steps,
-      self.packed,
-      state,
-      num_devices=self.engine.num_devices,
-      resumed_from=self.resumed_from,
-      memory=self.memory,
-      speed=self.speed.total(),
-    )
-    if self.writer is not None:
-      summary.write(self.workdir.summary_json, content)
-      print(
-        summary.page(
-          content,
-          self.config,
-          self.workdir,
-          self.packed,
-        ),
-        flush=True,
-      )
-    return content
-
-  def _loop(self, stop: preemption.StopRequest) -> None:
-    """Steps from where the state is to `train.num_steps`."""
-    config, engine = self.config, self.engine
-    start, num_steps = self.resumed_from or 0, config.train.num_steps
-    if self.resumed_from is None:
-      self._write(0, self._evaluate())
-    if start == num_steps:
-      return
-    with self.speed.compiling():
-      train_step = engine.compile_train(
-        self.steps.train,
-        self.state,
-        (config.train.batch_size, config.data.sequence_length),
-      )
-    pipeline = Pipeline(
-      self.packed.train,
-      seed=config.train.seed,
-      batch_size=config.train.batch_size,
-    )
-    rows = engine.local_rows(config.train.batch_size)
-    bar = progress.Progress(num_steps, 'training', 'steps', initial=start)
-    with Feed(pipeline, engine, rows, start, num_steps) as feed, bar:
-      self.speed.start()
-      shown = start
-      for done in range(start + 1, num_steps + 1):
-        self._profile(done - 1)
-        self.state, measured = train_step(self.state, feed.batch(done - 1))
-        self.window.add(measured)
-        self.speed.add_step()
-        is_last = done == num_steps
-        must_stop = stop.requested(done) and not is_last
-        logs = is_last or done % config.log.every == 0
-        evaluates = is_last or done % config.eval.every == 0
-        saves = is_last or must_stop or done % config.checkpoint.every == 0
-        if not (logs or evaluates or saves):
-          continue
-        self._check_finite(done)
-        with self.speed.paused():
-          row = self._log(feed) if logs else {}
-          row |= self._evaluate() if evaluates else {}
-          self._write(done, row)
-          if logs:
-            bar.set(loss=row['train/loss'])
-            bar.update(done - shown)
-            shown = done
-          if saves:
-            self._save(done, row, wait=is_last or must_stop)
-        if must_stop:
-          raise errors.Stopped(
-            f'stopped by a signal after step {done}; saved as '
-            f'{self.workdir.checkpoints / str(done)}; the same command resumes'
-          )
-
-  def _profile(self, step: int) -> None:
-    """Starts and stops the profiler's trace around `train.profile_steps`."""
-    start, _, stop = self.config.train.profile_steps.partition(':')
-    if start and step == int(start):
-      jax.profiler.start_trace(str(self.workdir.path / 'profile'))
-      self._is_profiling = True
-    elif self._is_profiling and step == int(stop):
-      jax.block_until_ready(self.state)
-      jax.profiler.stop_trace()
-      self._is_profiling = False
-
-  def _check_finite(self, done: int) -> None:
-    """Waits for the steps so far; stops where too many were skipped."""
-    longest, limit = (
-      self.window.max_skipped_run,
-      self.config.train.max_nonfinite,
-    )
-    if longest >= limit:
-      raise errors.TrainingError(
-        f'{longest} updates in a row had a non-finite loss or gradient by step '
-        f'{done} (train.max_nonfinite={limit}): none was applied, checkpoints '
-        'are finite; try a smaller optimizer.learning_rate'
-      )
-
-  def _log(self, feed: Feed) -> dict[str, float]:
-    """The window's row; begins the next window."""
-    row = self.window.means() | self.speed.row(feed.take_waited())
-    row['drop/layer_tokens_kept'] = self.steps.layer_tokens_kept
-    table = self.engine.fetch(self.state.importance)
-    known = self.steps.policy.known(table, self.packed.unigram_counts)
+  def row(self, state: TrainState) -> dict[str, float]:
+    """What dropping is like now."""
+    row = {'drop/layer_tokens_kept': self.learner.layer_tokens_kept}
+    table = self._engine.fetch(state.importance)
+    known = self.learner.policy.known(table, self._packed.unigram_counts)
     if known is not None:
       row |= metrics.table_quantiles(table, known)
-    self.window.clear()
     return row
-
-  def _evaluate(self) -> dict[str, float]:
-    with self.speed.evaluating():
-      row = self.evaluator(self.state.params)
-    self.memory.setdefault('first_eval_loss', row['eval/loss'])
-    self.memory['last_eval_loss'] = row['eval/loss']
-    return row
-
-  def _write(self, step: int, row: dict[str, float]) -> None:
-    if row and self.writer is not None:
-      self.writer.write(step, row)
-
-  def _save(self, step: int, row: dict[str, float], *, wait: bool) -> None:
-    self.checkpoints.save(
-      step,
-      self.engine.fetch(self.state),
-      {**self.memory, 'window': self.window.to_json()},
-      eval_loss=row.get('eval/loss'),
-      wait=wait,
-    )

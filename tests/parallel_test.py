@@ -25,6 +25,10 @@ def test_rows_reach_the_devices_in_order():
     )
 
 
+def rows_of(*shape):
+  return jax.ShapeDtypeStruct(shape, np.uint16)
+
+
 def test_a_step_knows_its_rows_and_its_sum():
   engine = make(4)
 
@@ -34,7 +38,7 @@ def test_a_step_knows_its_rows_and_its_sum():
     return state + total['rows'], total
 
   state = engine.replicate(np.int32(0))
-  compiled = engine.compile_train(step, state, (8, 3))
+  compiled = engine.compile_train(step, state, rows_of(8, 3))
   rows = np.arange(24, dtype=np.uint16).reshape(8, 3)
   state, total = compiled(state, engine.split(rows))
   assert engine.fetch(total) == {'rows': 276, 'first': 0 + 2 + 4 + 6}
@@ -50,7 +54,7 @@ def test_the_state_is_consumed_and_replicated():
       engine.sum(rows.sum()),
     ),
     state,
-    (2, 2),
+    rows_of(2, 2),
   )
   rows = engine.split(np.ones((2, 2), np.uint16))
   new, _ = compiled(state, rows)

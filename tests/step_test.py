@@ -29,7 +29,7 @@ class Trial:
     table = self.steps.policy.initial_table(np.arange(VOCAB) + 1)
     self._first = jax.device_get(jax.jit(self.steps.init)(table))
     self._train = self.engine.compile_train(
-      self.steps.train, self.begin(), self.shape
+      self.steps.train, self.begin(), self.steps.batch
     )
 
   def begin(self):
@@ -177,7 +177,9 @@ def test_policy_none_compiles_to_plain_bert(make_config, make_rows, special):
     config = make_config(drop__policy=policy)
     steps = step.Steps(config, VOCAB, special, engine)
     state = jax.eval_shape(steps.init, np.zeros(VOCAB, np.float32))
-    texts[policy] = engine.lower_train(steps.train, state, (8, 32)).as_text()
+    texts[policy] = engine.lower_train(
+      steps.train, state, steps.batch
+    ).as_text()
   # Half of 32 tokens in a narrow span of width 16, and nowhere else.
   assert '8x16x16xf32' not in texts['none']
   assert '8x16x16xf32' in texts['random']

@@ -161,9 +161,7 @@ def compile_step(config: config_lib.Config, slice_: Topology) -> Compiled:
   size = config.data.vocab_size
   steps = step.Steps(config, size, SPECIAL, engine)
   state = jax.eval_shape(steps.init, jax.ShapeDtypeStruct((size,), jnp.float32))
-  lowered = engine.lower_train(
-    steps.train, state, (train.batch_size, config.data.sequence_length)
-  )
+  lowered = engine.lower_train(steps.train, state, steps.batch)
   text = None
   try:
     compiled = lowered.compile()

@@ -1,0 +1,266 @@
+"""The loop. Its order matters: step, log, evaluate, save, stop.
+
+A row of metrics is written before the checkpoint of its step, so that a resumed
+run finds every row up to its step. Between two logs nothing waits for the
+device.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from td_flax import (
+  checkpoint,
+  chips,
+  errors,
+  metrics,
+  parallel,
+  preemption,
+  progress,
+)
+from td_flax.config import Config
+from td_flax.data.pipeline import Pipeline
+from td_flax.feed import Feed
+from td_flax.learner import Learner, TrainState
+from td_flax.speed import Speed
+from td_flax.workdir import Workdir
+
+
+class Experiment(Protocol):
+  """What a loop needs to know of what is learned.
+
+  Attributes:
+    learner: its functions.
+    table: the importance table of a fresh state.
+    pipeline: its batches.
+    row_flops: matmul FLOPs of a step on one row.
+  """
+
+  learner: Learner
+  table: np.ndarray
+  pipeline: Pipeline
+  row_flops: int
+
+  def initial(self, params: Any) -> Any:
+    """The parameters to start from, given fresh ones."""
+
+  def evaluate(self, params: Any) -> dict[str, float]:
+    """Held-out figures; `eval/loss` decides what the best checkpoint is."""
+
+  def row(self, state: TrainState) -> dict[str, float]:
+    """What is logged beside loss, accuracy and speed."""
+
+
+class Done(NamedTuple):
+  """A run at its end.
+
+  Attributes:
+    state: on the host.
+    resumed_from: the step this process began at, None for 0.
+    memory: `first_eval_loss` and `last_eval_loss`.
+    speed: of this process, None where it took no step.
+  """
+
+  state: TrainState
+  resumed_from: int | None
+  memory: dict[str, float]
+  speed: dict[str, float] | None
+
+
+def run(
+  config: Config,
+  workdir: Workdir,
+  engine: parallel.Engine,
+  experiment: Experiment,
+) -> Done:
+  """Trains to `train.num_steps`, from the newest checkpoint if there is one.
+
+  Args:
+    config: the experiment's.
+    workdir: claimed, and locked by process 0.
+    engine: maps its steps.
+    experiment: what is learned.
+
+  Raises:
+    errors.UserError: what stands in the way, in one line.
+  """
+  return _Run(config, workdir, engine, experiment).run()
+
+
+class _Run:
+  """One training run, from its restored or fresh state to its end."""
+
+  def __init__(
+    self,
+    config: Config,
+    workdir: Workdir,
+    engine: parallel.Engine,
+    experiment: Experiment,
+  ):
+    self.config = config
+    self.workdir = workdir
+    self.engine = engine
+    self.experiment = experiment
+    self.checkpoints = checkpoint.Checkpoints(
+      workdir.checkpoints,
+      keep=config.checkpoint.keep,
+      keep_best=config.checkpoint.keep_best,
+    )
+    self.window = metrics.Window()
+    self._is_profiling = False
+    # What a run remembers beside its state, stored in every checkpoint.
+    self.memory: dict[str, float] = {}
+    self.resumed_from: int | None = None
+    self.state = self._restored() or self._fresh()
+    rows = config.train.batch_size
+    chip = chips.chip_of(engine.devices[0].device_kind)
+    self.speed = Speed(
+      tokens_per_step=rows * config.data.sequence_length,
+      flops_per_step=rows * experiment.row_flops,
+      peak_flops=chip and chip.peak_flops * engine.num_devices,
+    )
+    self.writer = None
+    if jax.process_index() == 0:
+      self.writer = metrics.Writer(
+        workdir.path,
+        resume_step=self.resumed_from,
+        tensorboard=config.log.tensorboard,
+      )
+
+  def _restored(self) -> TrainState | None:
+    learner, table = self.experiment.learner, self.experiment.table
+    abstract = jax.eval_shape(learner.init, table)
+    restored = self.checkpoints.restore_latest(abstract)
+    if restored is None:
+      return None
+    self.resumed_from, state, memory = restored
+    self.window = metrics.Window.from_json(memory.pop('window'))
+    self.memory = memory
+    progress.write_line(f'resuming from step {self.resumed_from}')
+    return self.engine.place(state)
+
+  def _fresh(self) -> TrainState:
+    init, table = self.experiment.learner.init, self.experiment.table
+    state = jax.device_get(jax.jit(init)(table))
+    params = self.experiment.initial(state.params)
+    return self.engine.place(dataclasses.replace(state, params=params))
+
+  def run(self) -> Done:
+    """Trains, then closes everything."""
+    try:
+      with preemption.StopRequest() as stop:
+        self._loop(stop)
+    finally:
+      if self._is_profiling:
+        jax.profiler.stop_trace()
+      self.checkpoints.close()
+      if self.writer is not None:
+        self.writer.close()
+    return Done(
+      self.engine.fetch(self.state),
+      self.resumed_from,
+      self.memory,
+      self.speed.total(),
+    )
+
+  def _loop(self, stop: preemption.StopRequest) -> None:
+    """Steps from where the state is to `train.num_steps`."""
+    config, engine = self.config, self.engine
+    start, num_steps = self.resumed_from or 0, config.train.num_steps
+    if self.resumed_from is None:
+      self._write(0, self._evaluate())
+    if start == num_steps:
+      return
+    with self.speed.compiling():
+      train_step = engine.compile_train(
+        self.experiment.learner.train,
+        self.state,
+        self.experiment.learner.batch,
+      )
+    pipeline = self.experiment.pipeline
+    rows = engine.local_rows(config.train.batch_size)
+    bar = progress.Progress(num_steps, 'training', 'steps', initial=start)
+    with Feed(pipeline, engine, rows, start, num_steps) as feed, bar:
+      self.speed.start()
+      shown = start
+      for done in range(start + 1, num_steps + 1):
+        self._profile(done - 1)
+        self.state, measured = train_step(self.state, feed.batch(done - 1))
+        self.window.add(measured)
+        self.speed.add_step()
+        is_last = done == num_steps
+        must_stop = stop.requested(done) and not is_last
+        logs = is_last or done % config.log.every == 0
+        evaluates = is_last or done % config.eval.every == 0
+        saves = is_last or must_stop or done % config.checkpoint.every == 0
+        if not (logs or evaluates or saves):
+          continue
+        self._check_finite(done)
+        with self.speed.paused():
+          row = self._log(feed) if logs else {}
+          row |= self._evaluate() if evaluates else {}
+          self._write(done, row)
+          if logs:
+            bar.set(loss=row['train/loss'])
+            bar.update(done - shown)
+            shown = done
+          if saves:
+            self._save(done, row, wait=is_last or must_stop)
+        if must_stop:
+          raise errors.Stopped(
+            f'stopped by a signal after step {done}; saved as '
+            f'{self.workdir.checkpoints / str(done)}; the same command resumes'
+          )
+
+  def _profile(self, step: int) -> None:
+    """Starts and stops the profiler's trace around `train.profile_steps`."""
+    start, _, stop = self.config.train.profile_steps.partition(':')
+    if start and step == int(start):
+      jax.profiler.start_trace(str(self.workdir.path / 'profile'))
+      self._is_profiling = True
+    elif self._is_profiling and step == int(stop):
+      jax.block_until_ready(self.state)
+      jax.profiler.stop_trace()
+      self._is_profiling = False
+
+  def _check_finite(self, done: int) -> None:
+    """Waits for the steps so far; stops where too many were skipped."""
+    longest, limit = (
+      self.window.max_skipped_run,
+      self.config.train.max_nonfinite,
+    )
+    if longest >= limit:
+      raise errors.TrainingError(
+        f'{longest} updates in a row had a non-finite loss or gradient by step '
+        f'{done} (train.max_nonfinite={limit}): none was applied, checkpoints '
+        'are finite; try a smaller optimizer.learning_rate'
+      )
+
+  def _log(self, feed: Feed) -> dict[str, float]:
+    """The window's row; begins the next window."""
+    row = self.window.means() | self.speed.row(feed.take_waited())
+    row |= self.experiment.row(self.state)
+    self.window.clear()
+    return row
+
+  def _evaluate(self) -> dict[str, float]:
+    with self.speed.evaluating():
+      row = self.experiment.evaluate(self.state.params)
+    self.memory.setdefault('first_eval_loss', row['eval/loss'])
+    self.memory['last_eval_loss'] = row['eval/loss']
+    return row
+
+  def _write(self, step: int, row: dict[str, float]) -> None:
+    if row and self.writer is not None:
+      self.writer.write(step, row)
+
+  def _save(self, step: int, row: dict[str, float], *, wait: bool) -> None:
+    self.checkpoints.save(
+      step,
+      self.engine.fetch(self.state),
+      {**self.memory, 'window': self.window.to_json()},
+      eval_loss=row.get('eval/loss'),
+      wait=wait,
+    )
