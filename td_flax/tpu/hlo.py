@@ -17,6 +17,8 @@ _COMMENT = re.compile(r'/\*.*?\*/')
 _BITS = re.compile(r'(?:bf|[fsuc])(\d+)')
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?')
 _HEAD = re.compile(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$')
+# Of a computation; what another core runs names its thread.
+_END = re.compile(r'\}(, execution_thread="\w+")?')
 _LINE = re.compile(r'\s+(?:ROOT )?%?([\w.-]+) = (.*)$')
 _OPCODE = re.compile(r'\s*([a-z][\w-]*)\(')
 _CALLED = re.compile(
@@ -34,7 +36,7 @@ VIEWS = frozenset(
   (
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
     *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
-    *('copy-done', 'slice-done', 'async-done', 'async-update'),
+    *('copy-done', 'slice-done', 'async-done', 'async-update', 'call-done'),
   )
 )
 # Custom calls that only tell the compiler something.
@@ -156,7 +158,7 @@ class Program:
     self.entry = ''
     lines: dict[str, Instruction] | None = None
     for line in _joined(text):
-      if line == '}':
+      if _END.fullmatch(line):
         lines = None
       elif lines is None:
         head = _HEAD.match(line)
@@ -173,7 +175,9 @@ class Program:
   def executed(self) -> Iterator[tuple[str, Instruction, int]]:
     """What one execution runs: (computation, instruction, times).
 
-    Fusions are yielded whole; a loop's body as often as it turns; of a
+    Fusions are yielded whole, and so is what another core is given to run
+    (`call-start`), of whose cycles the compiler says nothing; a loop's body as
+    often as it turns; of a
     conditional every branch, for its choice is not known.
     """
     return self._walk(self.entry, 1)
@@ -287,7 +291,7 @@ def _joined(text: str) -> Iterator[str]:
   """Lines; those of an instruction that goes on over several are joined."""
   parts: list[str] = []
   for line in text.splitlines():
-    if parts and (line == '}' or _LINE.match(line)):
+    if parts and (_END.fullmatch(line) or _LINE.match(line)):
       yield ' '.join(parts)
       parts = []
     if parts or _LINE.match(line):

@@ -40,6 +40,13 @@ PROGRAM = """HloModule jit_f, is_scheduled=true
   ROOT %less = pred[] compare(%i.1, %limit), direction=LT
 }
 
+%offloaded (table: f32[300], ids: s32[8], by: f32[8]) -> f32[300] {
+  %table = f32[300]{0} parameter(0)
+  %ids = s32[8]{0} parameter(1)
+  %by = f32[8]{0} parameter(2)
+  ROOT %scattered = f32[300]{0} scatter(%table, %ids, %by), to_apply=%add
+}, execution_thread="sparsecore"
+
 ENTRY %main (a: bf16[256,128], ws: bf16[5,128,128]) -> bf16[256,128] {
   %a = bf16[256,128]{1,0} parameter(0)
   %ws = bf16[5,128,128]{2,1,0} parameter(1)
@@ -52,6 +59,11 @@ ENTRY %main (a: bf16[256,128], ws: bf16[5,128,128]) -> bf16[256,128] {
   %kernel = bf16[256,128]{1,0} custom-call(%out), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\\"block_q\\": 512}"
 }}, metadata={op_name="jit(f)/pallas_call"}
+  %table.1 = f32[300]{0} constant({...})
+  %ids.1 = s32[8]{0} constant({...})
+  %by.1 = f32[8]{0} constant({...})
+  %call-start = ((f32[300]{0}, s32[8]{0}, f32[8]{0}), f32[300]{0}, u32[]{:S(8)}) call-start(%table.1, %ids.1, %by.1), async_execution_thread="sparsecore", to_apply=%offloaded
+  %call-done = f32[300]{0} call-done(%call-start)
   %reduce-start = bf16[256,128]{1,0} all-reduce-start(%kernel), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
   ROOT %reduced = bf16[256,128]{1,0} all-reduce-done(%reduce-start)
 }
@@ -95,6 +107,17 @@ def test_the_results_of_a_tuple_lie_in_their_memory_spaces(program):
   assert [shape.space for shape in early.shapes] == [1, 0, 2]
   assert early.shapes[0] == hlo.Shape('bf16', (256, 128), 1)
   assert early.shapes[0].bytes == 2 * 256 * 128
+
+
+def test_what_another_core_runs_is_one_operation(program):
+  # Its computation ends in more than a brace, and must end all the same.
+  assert list(program.computations['offloaded']) == [
+    'table', 'ids', 'by', 'scattered',
+  ]  # fmt: skip
+  executed = [x.name for _, x, _ in program.executed()]
+  assert 'call-start' in executed
+  assert 'scattered' not in executed
+  assert [x.name for x in program.find('scatter')] == ['scattered']
 
 
 def test_an_instruction_over_several_lines_is_one(program):
@@ -141,6 +164,13 @@ def test_a_collective_woven_into_two_fusions_is_one():
   %q = f32[8]{0} parameter(0)
   ROOT %g.2 = f32[64]{0} all-gather(%q), channel_id=3, replica_groups=[1,8]<=[8]
 }
+
+%offloaded (table: f32[300], ids: s32[8], by: f32[8]) -> f32[300] {
+  %table = f32[300]{0} parameter(0)
+  %ids = s32[8]{0} parameter(1)
+  %by = f32[8]{0} parameter(2)
+  ROOT %scattered = f32[300]{0} scatter(%table, %ids, %by), to_apply=%add
+}, execution_thread="sparsecore"
 
 ENTRY %main (a: f32[8]) -> f32[64] {
   %a = f32[8]{0} parameter(0)
