@@ -1,0 +1,1 @@
+"""What a pretrained model is worth: tasks it is measured on."""

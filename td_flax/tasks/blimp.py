@@ -1,0 +1,112 @@
+"""BLiMP: does a model prefer the grammatical sentence of a pair?
+
+Warstadt et al. (TACL 2020): 67 paradigms of 1,000 minimal pairs, a .jsonl file
+each. A pair is right where the good sentence has the higher
+pseudo-log-likelihood; a tie is wrong.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from td_flax import errors, progress
+from td_flax.tasks.scorer import Scorer
+
+_KEYS = ('sentence_good', 'sentence_bad', 'UID', 'linguistics_term', 'field')
+
+
+@dataclasses.dataclass(frozen=True)
+class Paradigm:
+  """One kind of contrast.
+
+  Attributes:
+    name: its `UID`.
+    term: the phenomenon it belongs to, such as `island_effects`.
+    field: of linguistics, such as `syntax`.
+    pairs: (good, bad).
+  """
+
+  name: str
+  term: str
+  field: str
+  pairs: tuple[tuple[str, str], ...]
+
+
+def read(folder: str, limit: int = 0) -> list[Paradigm]:
+  """The paradigms of a folder.
+
+  Args:
+    folder: holds a .jsonl file each.
+    limit: pairs of each, from the first; 0 is all.
+
+  Raises:
+    errors.ConfigError: there is no such folder, or no such file in it.
+    errors.DataError: a file is empty or a line is not a pair.
+  """
+  files = sorted(pathlib.Path(folder).glob('*.jsonl'))
+  if not files:
+    raise errors.ConfigError(
+      f'--blimp_dir={folder!r}: holds no .jsonl file; it must be the folder '
+      "`data` of BLiMP's repository"
+    )
+  return [_read(file, limit) for file in files]
+
+
+def _read(file: pathlib.Path, limit: int) -> Paradigm:
+  pairs, kinds = [], set()
+  try:
+    lines = file.read_text(encoding='utf-8').splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.DataError(f'{file}: cannot be read: {error}') from error
+  for number, line in enumerate(lines, 1):
+    try:
+      good, bad, *kind = (json.loads(line)[key] for key in _KEYS)
+    except (ValueError, KeyError, TypeError) as error:
+      raise errors.DataError(
+        f'{file}:{number}: must be a JSON object with {", ".join(_KEYS)} '
+        f'({type(error).__name__}: {error})'
+      ) from error
+    pairs.append((good, bad))
+    kinds.add(tuple(kind))
+  if len(kinds) != 1:
+    raise errors.DataError(
+      f'{file}: must hold pairs of one paradigm, but holds {len(kinds)}'
+    )
+  return Paradigm(*kinds.pop(), tuple(pairs[: limit or None]))
+
+
+def evaluate(scorer: Scorer, paradigms: list[Paradigm]) -> dict[str, Any]:
+  """Accuracy per paradigm, phenomenon and field, and overall.
+
+  Means are over paradigms, all of which count the same.
+
+  Returns:
+    `overall`, `fields`, `terms` and `paradigms`, each accuracy from 0 to 1;
+    `pairs`, how many were scored.
+  """
+  accuracies = {}
+  with progress.Progress(len(paradigms), 'blimp', 'paradigms') as bar:
+    for paradigm in paradigms:
+      good, bad = zip(*paradigm.pairs, strict=True)
+      scores = scorer.score([*good, *bad])
+      right = scores[: len(good)] > scores[len(good) :]
+      accuracies[paradigm.name] = float(np.mean(right))
+      bar.update(1)
+
+  def means(kind: str) -> dict[str, float]:
+    groups = collections.defaultdict(list)
+    for paradigm in paradigms:
+      groups[getattr(paradigm, kind)].append(accuracies[paradigm.name])
+    return {name: float(np.mean(x)) for name, x in sorted(groups.items())}
+
+  return {
+    'overall': float(np.mean(list(accuracies.values()))),
+    'fields': means('field'),
+    'terms': means('term'),
+    'paradigms': accuracies,
+    'pairs': sum(len(paradigm.pairs) for paradigm in paradigms),
+  }

@@ -1,0 +1,74 @@
+"""The masked-LM loss of a model on any text: full rows, fixed 15% mask.
+
+Losses per token compare between models of one tokenizer only.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from td_flax import errors, parallel, step
+from td_flax import evaluate as evaluation
+from td_flax.config import Config
+from td_flax.data import corpora
+from td_flax.data.packing import Packer
+from td_flax.pretrained import Pretrained
+
+_TOKENS_AT_ONCE = 16_384  # per device
+_MAX_LENGTH = 512
+
+
+def evaluate(
+  found: Pretrained, engine: parallel.Engine, text: str, text_field: str
+) -> dict[str, Any]:
+  """The loss on a text.
+
+  Args:
+    found: the model; it computes in float32.
+    engine: maps the rows over devices.
+    text: in the form of `data.files`.
+    text_field: of its JSON lines.
+
+  Returns:
+    `loss` in nats per predicted token, `perplexity` of that, `accuracy`, and
+    the number of `rows`.
+
+  Raises:
+    errors.UserError: the text cannot be read, or is empty.
+  """
+  length = min(found.model.max_positions, _MAX_LENGTH)
+  tokenizer = found.tokenizer
+  packer = Packer(length, tokenizer.special)
+  for source in corpora.parse(
+    text, text_field=text_field, tfds_dir='', key='--text'
+  ):
+    for block in source.blocks():
+      for ids in tokenizer.encode_batch(list(block.documents())):
+        packer.add(ids)
+  rows = packer.finish()
+  if not len(rows):
+    raise errors.DataError(f'--text={text!r}: holds no text')
+  default = Config()
+  config = dataclasses.replace(
+    default,
+    model=dataclasses.replace(found.model, dtype='float32'),
+    data=dataclasses.replace(default.data, sequence_length=length),
+    eval=dataclasses.replace(
+      default.eval,
+      num_rows=len(rows),
+      batch_size=max(1, _TOKENS_AT_ONCE // length) * engine.num_devices,
+    ),
+  )
+  steps = step.Steps(config, tokenizer.vocab_size, tokenizer.special, engine)
+  table = np.zeros(tokenizer.vocab_size, np.float32)
+  fresh = jax.device_get(jax.jit(steps.init)(table)).params
+  params = engine.place(found.params(fresh))
+  figures = evaluation.Evaluator(config, steps, engine, rows)(params)
+  return {
+    'loss': figures['eval/loss'],
+    'perplexity': float(np.exp(figures['eval/loss'])),
+    'accuracy': figures['eval/accuracy'],
+    'rows': len(rows),
+  }

@@ -1,0 +1,108 @@
+"""Measures pretrained models as they are, one or several side by side.
+
+    python -m td_flax.tools.evaluate --workdir=runs/mine,runs/mine_plain \
+        --suite=blimp,heldout --blimp_dir=$DATA/blimp --text='held_out/*.txt' \
+        --output=report
+
+Every entry of --workdir is a workdir, one of its checkpoints/<step>, or a
+folder of Hugging Face. Writes report.json, report.md and report.png, and prints
+the Markdown. BLiMP's folder is `data` of github.com/alexwarstadt/blimp.
+"""
+
+import pathlib
+import platform
+import shlex
+import sys
+
+from absl import flags as absl_flags
+
+from td_flax import errors, flags
+
+_SUITES = ('blimp', 'heldout')
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  absl_flags.DEFINE_list('workdir', [], 'The models.')
+  absl_flags.DEFINE_string(
+    'step', 'latest', 'Of workdirs: latest, best (held-out loss) or a number.'
+  )
+  absl_flags.DEFINE_list('suite', list(_SUITES), 'What is measured.')
+  absl_flags.DEFINE_string('blimp_dir', '', 'For blimp: its .jsonl files.')
+  absl_flags.DEFINE_integer(
+    'limit', 0, 'For blimp: pairs per paradigm, from the first; 0 is all.', 0
+  )
+  absl_flags.DEFINE_string(
+    'text', '', 'For heldout: text in the form of data.files.'
+  )
+  absl_flags.DEFINE_string('text_field', 'text', 'Of its JSON lines.')
+  absl_flags.DEFINE_string('output', '', "The report's folder.")
+
+
+def main() -> None:
+  """Does what the flags say.
+
+  Raises:
+    errors.UserError: the flags, a model or the data cannot be used.
+  """
+  values = absl_flags.FLAGS
+  _check(values)
+  import jax
+
+  from td_flax import compilation, config, parallel, pretrained
+  from td_flax.tasks import blimp, heldout, report, scorer
+
+  compilation.keep_programs()
+  # All that can be refused is refused before anything is computed.
+  found = {
+    name: pretrained.find(path, '--workdir', values.step)
+    for name, path in _names(values.workdir).items()
+  }
+  paradigms = None
+  if 'blimp' in values.suite:
+    paradigms = blimp.read(values.blimp_dir, values.limit)
+  engine = parallel.make(config.ParallelConfig())
+  results = {name: {} for name in found}
+  for name, model in found.items():
+    if 'heldout' in values.suite:
+      results[name]['heldout'] = heldout.evaluate(
+        model, engine, values.text, values.text_field
+      )
+    if paradigms is not None:
+      results[name]['blimp'] = blimp.evaluate(
+        scorer.Scorer(model, engine), paradigms
+      )
+  about = {
+    'command': shlex.join(
+      ['python', '-m', 'td_flax.tools.evaluate', *sys.argv[1:]]
+    ),
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+    'platform': engine.platform,
+  }
+  print(report.write(pathlib.Path(values.output), results, about))
+
+
+def _check(values: absl_flags.FlagValues) -> None:
+  for name in ('workdir', 'suite', 'output'):
+    if not values[name].value:
+      raise errors.ConfigError(f'--{name}: missing')
+  for suite in values.suite:
+    if suite not in _SUITES:
+      raise errors.ConfigError(
+        f'--suite={suite}: must be one of {", ".join(_SUITES)}'
+      )
+  for suite, name in (('blimp', 'blimp_dir'), ('heldout', 'text')):
+    if suite in values.suite and not values[name].value:
+      raise errors.ConfigError(f'--{name}: missing; --suite={suite} needs it')
+
+
+def _names(paths: list[str]) -> dict[str, str]:
+  """A short name for each path: its last part, where these differ."""
+  short = {pathlib.Path(path).name: path for path in paths}
+  return short if len(short) == len(paths) else {path: path for path in paths}
+
+
+if __name__ == '__main__':
+  define_flags()
+  flags.run(main)

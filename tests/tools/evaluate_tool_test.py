@@ -1,0 +1,80 @@
+"""The command on two models, and its mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from td_flax.tasks import report
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'td_flax.tools.evaluate', *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+RESULTS = {
+  name: {
+    'heldout': {
+      'loss': 2.5 + i,
+      'perplexity': 12.18,
+      'accuracy': 0.25,
+      'rows': 7,
+    },
+    'blimp': {
+      'overall': 0.6,
+      'fields': {'syntax': 0.6},
+      'terms': {'islands': 0.5, 'agreement': 0.7},
+      'paradigms': {'a': 0.5, 'b': 0.7},
+      'pairs': 2000,
+    },
+  }
+  for i, name in enumerate(('dropped', 'plain'))
+}
+
+
+def test_a_report_shows_models_side_by_side(tmp_path):
+  text = report.write(tmp_path / 'r', RESULTS, {'command': 'x'})
+  assert '| plain | 3.5000 | 12.18 | 25.0% | 7 |' in text
+  assert '| accuracy, % (chance: 50) | dropped | plain |' in text
+  assert '| **overall** | 60.0 | 60.0 |' in text
+  assert '| islands (term) | 50.0 | 50.0 |' in text
+  assert (tmp_path / 'r' / 'report.md').read_text() == text
+  saved = json.loads((tmp_path / 'r' / 'report.json').read_text())
+  assert saved == {'command': 'x', 'models': RESULTS}
+
+
+def test_a_report_is_drawn(tmp_path):
+  pytest.importorskip('matplotlib', reason='needs the extra `plot`')
+  report.write(tmp_path, RESULTS, {})
+  assert (tmp_path / 'report.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'said'),
+  [
+    ([], 2, '--workdir: missing'),
+    (['--workdir=x'], 2, '--output: missing'),
+    (
+      ['--workdir=x', '--output=y', '--suite=glu'],
+      2,
+      '--suite=glu: must be one of blimp, heldout',
+    ),
+    (['--workdir=x', '--output=y'], 2, '--blimp_dir: missing'),
+    (
+      ['--workdir=x', '--output=y', '--suite=heldout', '--text=z'],
+      2,
+      "--workdir='x': does not exist",
+    ),
+  ],
+)
+def test_mistakes_are_one_line(arguments, code, said):
+  done = run(*arguments)
+  assert done.returncode == code
+  (line,) = done.stderr.splitlines()
+  assert said in line
