@@ -122,7 +122,6 @@ class OfRun(Pretrained):
     workdir: the run's.
     config: the run's.
     step: the checkpoint's.
-    eval_loss: the held-out loss there, None where it was not evaluated.
   """
 
   def __init__(self, workdir: Workdir, where: str, step: str):
@@ -140,10 +139,14 @@ class OfRun(Pretrained):
     self.config = config
     self.model = config.model
     self.step = checkpoint.find_step(workdir.checkpoints, step, where)
-    self.eval_loss = checkpoint.eval_loss(workdir.checkpoints, self.step)
     self.fingerprint = fingerprints['tokenizer']
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     self.fixed = frozenset(names - _SAME_MODEL)
+
+  @functools.cached_property
+  def eval_loss(self) -> float | None:
+    """The held-out loss there, None where it was not evaluated."""
+    return checkpoint.eval_loss(self.workdir.checkpoints, self.step)
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:

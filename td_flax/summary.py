@@ -94,7 +94,7 @@ def page(
   lines = ['', f'{config.name}: {content["step"]:,} steps done', '']
   lines += [f'  {name:<17}{value}' for name, value in _figures(content)]
   if 'most_important' in content:
-    lines += _extremes(content)
+    lines += _extremes(content, packed.tokenizer.legend)
   lines += ['', '  saved']
   saved = [
     (workdir.checkpoints, 'model, optimizer and importance table'),
@@ -179,13 +179,16 @@ def _next_steps(config: Config, workdir: Workdir) -> list[str]:
     lines += ['    the same without dropping, to compare:', f'      {plain}']
   return [
     *lines,
+    "    to transformers, with the extra `hf` (pip install -e '.[hf]'):",
+    f'      python -m td_flax.tools.export --workdir={workdir.path} '
+    f'--output={workdir.path}_hf',
     '    your own text:',
     '      python -m td_flax.main --config=configs/bert_mini_text.py '
     "--config.data.files='my_texts/*.txt'",
   ]
 
 
-def _extremes(content: dict[str, Any]) -> list[str]:
+def _extremes(content: dict[str, Any], legend: str) -> list[str]:
   """The most and the least important ids, side by side."""
   rows = []
   for most, least in zip(
@@ -195,7 +198,7 @@ def _extremes(content: dict[str, Any]) -> list[str]:
   head = f'{"most important":<24}        least important, dropped first'
   return [
     '',
-    '  importance table (▁ begins a word)',
+    f'  importance table ({legend})',
     *(f'    {row}' for row in (head, *rows)),
   ]
 

@@ -46,6 +46,7 @@ class SentencePiece(vocabulary.Tokenizer):
   """
 
   file = 'tokenizer.model'
+  legend = '▁ begins a word'
 
   def __init__(self, model: bytes, origin: str) -> None:
     self.model = model

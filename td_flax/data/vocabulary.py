@@ -42,6 +42,7 @@ class Tokenizer(abc.ABC):
 
   Attributes:
     file: the name of its file, the same for all of a kind.
+    legend: how its pieces tell where words begin.
     model: the content of that file.
     fingerprint: a sha256 in hexadecimal; equal fingerprints, equal ids.
     vocab_size: number of pieces.
@@ -49,6 +50,7 @@ class Tokenizer(abc.ABC):
   """
 
   file: ClassVar[str]
+  legend: ClassVar[str]
   model: bytes
   fingerprint: str
   vocab_size: int

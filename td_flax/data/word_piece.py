@@ -39,6 +39,7 @@ class WordPiece(vocabulary.Tokenizer):
   """
 
   file = 'tokenizer.json'
+  legend = '## goes on with a word'
 
   def __init__(
     self,

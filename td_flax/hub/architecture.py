@@ -106,6 +106,11 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     'position_embedding_type',
     'absolute',
   )
+  require(
+    model['num_heads'] > 0 and model['hidden_dim'] % model['num_heads'] == 0,
+    'num_attention_heads',
+    f'a divisor of hidden_size={model["hidden_dim"]}',
+  )
   require(not saved.get('is_decoder'), 'is_decoder', 'false')
   return model | {
     'norm': _NORMS[kind],

@@ -52,6 +52,10 @@ def test_what_is_left_out_is_bert_base(tmp_path):
       "position_embedding_type='relative_key': must be absolute",
     ),
     ('{"model_type": "bert", "is_decoder": true}', 'is_decoder=True'),
+    (
+      '{"model_type": "bert", "num_attention_heads": 7}',
+      'num_attention_heads=7: must be a divisor of hidden_size=768',
+    ),
   ],
 )
 def test_another_architecture_is_one_line(tmp_path, content, problem):
