@@ -21,7 +21,10 @@ CONTENT = {
 
 @pytest.fixture
 def page(make_config, tmp_path):
-  packed = types.SimpleNamespace(directory=tmp_path / 'packed')
+  packed = types.SimpleNamespace(
+    directory=tmp_path / 'packed',
+    tokenizer=types.SimpleNamespace(legend='(x) begins a word'),
+  )
 
   def make(content=CONTENT, **overrides):
     config = make_config(**overrides)
@@ -41,6 +44,7 @@ def test_the_page_says_what_happened_and_where_it_is(page, tmp_path):
     str(tmp_path / 'packed'),
     str(tmp_path / 'tensorboard'),
     '--config.drop.policy=none',
+    f'td_flax.tools.export --workdir={tmp_path} --output={tmp_path}_hf',
   ):
     assert words in text
   assert 'tokens/s' not in text  # a run that was already done took no step
@@ -100,6 +104,7 @@ def test_extremes_come_from_known_ids_that_are_no_specials(page, special):
   found = summary.extremes(tokenizer, table, known)
   lines = page({**CONTENT, **found}).splitlines()
   start = next(i for i, line in enumerate(lines) if 'most important' in line)
+  assert '(x) begins a word' in lines[start - 1]
   rows = [line.split() for line in lines[start + 1 : start + 11]]
   assert [row[0] for row in rows] == [f'<{i}>' for i in range(38, 28, -1)]
   # Ids 0 to 4 are the specials.
