@@ -4,10 +4,10 @@
     python benchmarks/huggingface.py --models=DIR,DIR --text=$DATA/*.jsonl.xz \
       --vocab=vocab.txt --json=huggingface.json
 
-For every folder: the largest difference of hidden states, or of the logits where
-it has a masked-LM head, on 8 rows of 128. For BPE, unigram and the given
-WordPiece vocabulary: the lines of the text on which ids differ from those of the
-fast tokenizer; BPE and unigram models are trained on other lines of it.
+For every folder: the largest difference of hidden states, or of the logits
+where it has a masked-LM head, on 8 rows of 128. For BPE, unigram and the given
+WordPiece vocabulary: the lines of the text on which ids differ from those of
+the fast tokenizer; BPE and unigram models are trained on other lines of it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _VOCAB = 8192
 
 
 def rows_of(found: pretrained.Pretrained) -> np.ndarray:
-  """[CLS] text [SEP] [PAD] ...: prose, or pieces at random where that is UNK."""
+  """[CLS] text [SEP] [PAD] ...: prose, or random pieces where that is [UNK]."""
   special = found.tokenizer.special
   texts = sorted(pydoc_data.topics.topics.values())[:_ROWS]
   encoded = found.tokenizer.encode_batch(texts)
