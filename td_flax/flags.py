@@ -20,6 +20,9 @@ from td_flax import config as config_lib
 from td_flax import errors
 
 _OVERRIDE = re.compile(r'--?(?:no)?config\.([^=]+)')
+_RAISED = re.compile(
+  r'flag (--config=\S+): .*Traceback.*?(\w+Error: .*)', re.DOTALL
+)
 _ILLEGAL = re.compile(r'flag --(?:config\.)?([^=]+)=(.*?): (.*)', re.DOTALL)
 
 
@@ -80,6 +83,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def _value_error(message: str) -> str:
   """Absl's message on a value, in the words `config.load` uses."""
+  raised = _RAISED.fullmatch(message)
+  if raised:  # by a config file, for example for want of its argument
+    return f'{raised[1]}: {" ".join(raised[2].split())}'
   illegal = _ILLEGAL.fullmatch(message)
   if illegal and illegal[1] in config_lib.all_keys():
     return (

@@ -55,6 +55,11 @@ def test_overrides_reach_the_config():
     ),
     (['--confg=configs/quickstart.py'], 'did you mean --config?'),
     (
+      ['--config=configs/continue_pretraining.py'],
+      '--config=configs/continue_pretraining.py: TypeError: get_config() '
+      "missing 1 required positional argument: 'folder'",
+    ),
+    (
       ['--config=configs/quickstart.py', 'drop.keep=1'],
       'drop.keep=1: unexpected argument',
     ),
