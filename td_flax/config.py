@@ -82,6 +82,9 @@ class DataConfig:
   tokenizer_sample_mb: int = _at_least(64, 1)
   # Draws the held-out documents and the tokenizer's sample.
   seed: int = _seed()
+  # Of a task: the folder of its files in their official layout; '' reads the
+  # dataset of TFDS.
+  task_dir: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +228,42 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """A downstream task to fine-tune on (`td_flax.finetune`)."""
+
+  # A task of GLUE, `squad_v1.1`, `squad_v2.0`, or one of one's own files:
+  # `classify`, `regress`, `tag`. '' is pretraining.
+  name: str = ''
+  # Passes over the training examples; decides `train.num_steps`.
+  epochs: float = _above(3.0, 0)
+  # Runs of every point of the grid, with the seeds from `train.seed` on.
+  seeds: int = _at_least(1, 1)
+  # Values to try, all with all: `KEY=VALUE,VALUE;KEY=VALUE,VALUE`.
+  grid: str = ''
+  # Own files: .tsv, .csv and .jsonl, for `tag` .conllu or columns (IOB).
+  train: str = ''
+  dev: str = ''
+  test: str = ''
+  # Their columns; of `tag`, the number of a column from 0, or `upos`.
+  text: str = 'text'
+  pair: str = ''
+  label: str = 'label'
+  # SQuAD: tokens that neighbouring windows of a context share.
+  stride: int = _at_least(128, 1)
+  max_question: int = _at_least(64, 1)
+  max_answer: int = _at_least(30, 1)
+  n_best: int = _at_least(20, 1)
+  # v2.0: no answer where its score exceeds the best span's by more than this.
+  null_threshold: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """One experiment."""
 
   name: str = 'unnamed'
   data: DataConfig = DataConfig()
+  task: TaskConfig = TaskConfig()
   model: ModelConfig = ModelConfig()
   drop: DropConfig = DropConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
