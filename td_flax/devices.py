@@ -37,6 +37,9 @@ class Devices(Protocol):
   def by_rows(self, x: Array) -> Array:
     """Keeps an activation [B, ...] on the devices that hold its rows."""
 
+  def all_rows(self, x: Array) -> Array:
+    """The rows of all devices from those [B, ...] of this one."""
+
   def wrap_kernel(self, kernel: Kernel) -> Kernel:
     """A function of arrays [B, ...] that XLA cannot partition by itself."""
 
@@ -71,6 +74,10 @@ class OneDevice:
 
   def by_rows(self, x: Array) -> Array:
     """It is there already."""
+    return x
+
+  def all_rows(self, x: Array) -> Array:
+    """They are all here."""
     return x
 
   def wrap_kernel(self, kernel: Kernel) -> Kernel:

@@ -61,11 +61,13 @@ def schedule(config: OptimizerConfig, num_steps: int) -> Schedule:
 def decay_mask(params: Any) -> Any:
   """True for what weight decay applies to: kernels and embeddings.
 
-  Not norms and biases, and not the pooler, which pretraining does not train.
+  Not norms and biases, and not the pooler of a masked language model, which
+  pretraining does not train.
   """
+  trained = 'classifier' in params  # a task's head reads the pooler
 
   def decays(path: tuple, leaf: Array) -> bool:
     name = jax.tree_util.keystr(path)
-    return leaf.ndim > 1 and 'pooler' not in name
+    return leaf.ndim > 1 and (trained or 'pooler' not in name)
 
   return jax.tree_util.tree_map_with_path(decays, params)

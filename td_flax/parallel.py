@@ -130,6 +130,10 @@ class PmapEngine(Engine):
     """A device sees nothing but its rows."""
     return x
 
+  def all_rows(self, x: Array) -> Array:
+    """Gathers them, in the order of devices."""
+    return jax.lax.all_gather(x, _AXIS, tiled=True)
+
   def wrap_kernel(self, kernel: Kernel) -> Kernel:
     """The kernel itself: it runs on one device."""
     return kernel
@@ -215,6 +219,10 @@ class ShardedEngine(Engine):
   def by_rows(self, x: Array) -> Array:
     """Keeps an activation [B, ...] with its rows, whatever the weights do."""
     return jax.lax.with_sharding_constraint(x, self._rows)
+
+  def all_rows(self, x: Array) -> Array:
+    """A step sees all rows."""
+    return x
 
   def wrap_kernel(self, kernel: Kernel) -> Kernel:
     """The kernel on each device's rows."""

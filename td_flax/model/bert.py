@@ -45,9 +45,10 @@ def _init(config: ModelConfig) -> Any:
   return nnx.initializers.truncated_normal(config.init_stddev)
 
 
-def _dense(
+def dense(
   config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs
 ) -> Dense:
+  """A dense layer that starts and computes as the `model` section says."""
   return Dense(
     inputs,
     outputs,
@@ -102,11 +103,15 @@ class Embeddings(nnx.Module):
     self,
     ids: Int[Array, 'B N'],
     positions: Int[Array, 'B N'],
+    types: Int[Array, 'B N'] | None,
     seeds: Seeds | None,
   ) -> Float[Array, 'B N D']:
-    """The states that enter layer 0."""
+    """The states that enter layer 0; `types` None is type 0 everywhere."""
     x = self.word(ids) + self.position(positions)
-    x = x + self.type.embedding[...][None, :1]  # type 0 everywhere
+    table = self.type.embedding[...]
+    x = x + table[None, :1]
+    if types is not None and len(table) > 1:
+      x = x + types[..., None] * (table[1] - table[0])[None, None]
     x = x.astype(self.config.dtype)
     if self.norm is not None:
       x = self.norm(x)
@@ -122,10 +127,10 @@ class Attention(nnx.Module):
     self.config = config
     self.attend = attend
     width = config.hidden_dim
-    self.query = _dense(config, width, width, rngs)
-    self.key = _dense(config, width, width, rngs)
-    self.value = _dense(config, width, width, rngs)
-    self.output = _dense(config, width, width, rngs)
+    self.query = dense(config, width, width, rngs)
+    self.key = dense(config, width, width, rngs)
+    self.value = dense(config, width, width, rngs)
+    self.output = dense(config, width, width, rngs)
 
   def __call__(
     self,
@@ -158,8 +163,8 @@ class Mlp(nnx.Module):
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
     self.config = config
-    self.inner = _dense(config, config.hidden_dim, config.mlp_dim, rngs)
-    self.outer = _dense(config, config.mlp_dim, config.hidden_dim, rngs)
+    self.inner = dense(config, config.hidden_dim, config.mlp_dim, rngs)
+    self.outer = dense(config, config.mlp_dim, config.hidden_dim, rngs)
 
   def __call__(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K D']:
     """Position by position."""
@@ -205,13 +210,18 @@ class Layer(nnx.Module):
     return self.mlp_norm(y + dropout(self.mlp(y), rate, fold(seeds, 2)))
 
 
+def make_pooler(config: ModelConfig, rngs: nnx.Rngs) -> Dense:
+  """BERT's dense layer on the first token; a tanh follows."""
+  return dense(config, config.hidden_dim, config.hidden_dim, rngs)
+
+
 class Head(nnx.Module):
   """The masked-LM head; its decoder is the word embedding, plus a bias."""
 
   def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
     self.config = config
     self.vocab_size = vocab_size
-    self.dense = _dense(config, config.hidden_dim, config.hidden_dim, rngs)
+    self.dense = dense(config, config.hidden_dim, config.hidden_dim, rngs)
     self.norm = _norm(config, rngs)
     self.bias = nnx.Param(jnp.zeros(padded_vocab(vocab_size), jnp.float32))
 
@@ -231,8 +241,8 @@ class Head(nnx.Module):
     return jnp.where(real[None, None], logits, jnp.finfo(jnp.float32).min)
 
 
-class Bert(nnx.Module):
-  """The encoder, its masked-LM head and, where configured, a pooler.
+class Encoder(nnx.Module):
+  """Embeddings and layers: what pretraining and every task have in common.
 
   Args:
     config: the `model` section.
@@ -256,9 +266,6 @@ class Bert(nnx.Module):
       Layer(config, attend, rngs) for _ in range(config.num_layers)
     )
     self.norm = _norm(config, rngs) if config.norm == 'pre' else None
-    self.head = Head(config, vocab_size, rngs)
-    width = config.hidden_dim
-    self.pooler = _dense(config, width, width, rngs) if config.pooler else None
 
   def encode(
     self,
@@ -268,6 +275,7 @@ class Bert(nnx.Module):
     router: Router | None = None,
     seeds: Seeds | None = None,
     queried: routing.Route | None = None,
+    types: Int[Array, 'B N'] | None = None,
   ) -> Float[Array, 'B N D'] | Float[Array, 'B K D']:
     """The final hidden states.
 
@@ -278,13 +286,14 @@ class Bert(nnx.Module):
       router: chooses the tokens of the spans that do not keep all.
       seeds: for dropout; None is deterministic.
       queried: the tokens of a span that restores nothing.
+      types: 0, or 1 for the second text of a pair; None is 0 everywhere.
 
     Returns:
       Hidden states of all tokens, or of the `queried` ones where the plan ends
       in a span that restores nothing. A token dropped by a span leaves it as
       it entered.
     """
-    x = self.embeddings(ids, segments.positions, fold(seeds, 0))
+    x = self.embeddings(ids, segments.positions, types, fold(seeds, 0))
     x = self.devices.by_rows(x)
     for span in plan:
       if span.keep is None:
@@ -310,13 +319,24 @@ class Bert(nnx.Module):
           x = routing.restore(y, x, route)
     return x if self.norm is None else self.norm(x)
 
+
+class Bert(Encoder):
+  """The encoder, its masked-LM head and, where configured, a pooler."""
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    vocab_size: int,
+    rngs: nnx.Rngs,
+    devices: Devices = ONE_DEVICE,
+  ):
+    super().__init__(config, vocab_size, rngs, devices)
+    self.head = Head(config, vocab_size, rngs)
+    self.pooler = make_pooler(config, rngs) if config.pooler else None
+
   def predict(self, states: Float[Array, 'B P D']) -> Float[Array, 'B P V']:
     """Logits of the masked-LM head."""
     return self.head(states, self.embeddings.word.embedding[...])
-
-  def pool(self, states: Float[Array, 'B N D']) -> Float[Array, 'B D']:
-    """Tanh of a dense layer on the first token."""
-    return jnp.tanh(self.pooler(states[:, :1])[:, 0])
 
   def __call__(
     self,

@@ -11,25 +11,11 @@ from jaxtyping import Float, Int
 
 from td_flax import artifacts, leaves
 from td_flax.data.vocabulary import SpecialIds
+from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
 
-# What a head reads, and so what P is: the first token (1), every token (N), or
-# every token as the beginning and the end of a span (2; C is N).
-FIRST, TOKENS, SPAN = 'first', 'tokens', 'span'
+__all__ = ['FIRST', 'SPAN', 'TOKENS', 'Encoded', 'Output', 'Task', 'assemble']
+
 UNLABELED = -1  # where nothing is to be learned
-
-
-class Output(NamedTuple):
-  """The head of a task.
-
-  Attributes:
-    reads: FIRST, TOKENS or SPAN.
-    size: C; 1 for a regression; for SPAN it follows from N and is unused.
-    is_regression: the loss is the squared error of a number.
-  """
-
-  reads: str
-  size: int = 1
-  is_regression: bool = False
 
 
 class Encoded(NamedTuple):

@@ -235,15 +235,6 @@ def test_bfloat16_computes_in_bfloat16_on_float32_parameters(
   np.testing.assert_allclose(states.astype(jnp.float32), exact, atol=0.1)
 
 
-def test_the_pooler_is_a_tanh_layer_on_the_first_token(make_config, special):
-  model = make(make_config(), pooler=True)
-  states = jax.random.normal(jax.random.key(0), (2, 32, 16))
-  kernel = np.asarray(model.pooler.kernel[...], np.float64)
-  expected = np.tanh(np.asarray(states[:, 0]) @ kernel)
-  np.testing.assert_allclose(model.pool(states), expected, atol=1e-6)
-  assert make(make_config()).pooler is None
-
-
 def test_weights_start_as_published(make_config):
   model = make(make_config(), hidden_dim=128, mlp_dim=512)
   kernel = np.asarray(model.layers[0].mlp.inner.kernel[...])
