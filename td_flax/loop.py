@@ -5,11 +5,14 @@ run finds every row up to its step. Between two logs nothing waits for the
 device.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from td_flax import (
   checkpoint,
@@ -22,10 +25,67 @@ from td_flax import (
 )
 from td_flax.config import Config
 from td_flax.data.pipeline import Pipeline
+from td_flax.data.vocabulary import Tokenizer
+from td_flax.dropping import plan as plans
 from td_flax.feed import Feed
 from td_flax.learner import Learner, TrainState
+from td_flax.model import attention
 from td_flax.speed import Speed
 from td_flax.workdir import Workdir
+
+
+def check_devices(config: Config, engine: parallel.Engine) -> None:
+  """Refuses a batch that cannot be split.
+
+  Raises:
+    errors.ConfigError: names the key.
+  """
+  devices, parts = engine.num_devices, config.train.microbatches
+  if config.train.batch_size % (devices * parts):
+    raise errors.ConfigError(
+      f'train.batch_size={config.train.batch_size}: must be divisible by '
+      f'{devices} devices x train.microbatches={parts}'
+    )
+
+
+def report_attention(
+  config: Config, engine: parallel.Engine, plan: plans.Plan
+) -> None:
+  """Says how attention is computed; refuses what cannot be."""
+  shapes = dict.fromkeys(plans.shapes(plan, config.data.sequence_length))
+  for queries, keys in shapes:
+    name, reason = attention.choose(config.model, engine, queries, keys)
+    progress.write_line(
+      f'attention of {queries} queries and {keys} keys: {name} ({reason})'
+    )
+
+
+@contextlib.contextmanager
+def holding(
+  workdir: Workdir,
+  config: Config,
+  fingerprints: dict[str, str],
+  tokenizer: Tokenizer,
+) -> Iterator[None]:
+  """Makes a folder this run's and keeps others out; every process calls it.
+
+  Args:
+    workdir: the folder; `check` found nothing against it.
+    config: the run's.
+    fingerprints: of what the config does not pin down.
+    tokenizer: saved in the folder.
+
+  Raises:
+    errors.CheckpointError: another process has it, or has claimed it.
+  """
+  if jax.process_count() > 1:  # all have looked before one writes
+    multihost_utils.sync_global_devices('workdir checked')
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(workdir.lock())
+      workdir.check(config, fingerprints)  # now that nobody else may claim it
+      workdir.claim(config, fingerprints, tokenizer)
+    yield
 
 
 class Experiment(Protocol):

@@ -6,11 +6,14 @@ import functools
 import pathlib
 from typing import Any
 
-from td_flax import checkpoint, errors
+import jax
+
+from td_flax import checkpoint, errors, leaves
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.hub import architecture, weights
+from td_flax.model import bert
 from td_flax.workdir import Workdir
 
 # What weights may be used with, whatever they were trained with.
@@ -50,11 +53,12 @@ class Pretrained(abc.ABC):
     """The weights.
 
     Args:
-      initial: the parameters of a fresh `Bert` of this model.
+      initial: the parameters of a fresh model on an `Encoder` of this
+        architecture.
 
     Returns:
-      `initial` with numpy leaves: the weights, and where there are none (a
-      folder of Hugging Face without a head) what was there.
+      `initial` with numpy leaves: the weights, and where there are none (the
+      head of a task, a pooler) what was there.
 
     Raises:
       errors.CheckpointError: they are missing, damaged or of another model.
@@ -161,9 +165,12 @@ class OfRun(Pretrained):
 
   def params(self, initial: Any) -> Any:
     """The checkpoint's parameters, verified."""
-    return checkpoint.load_params(
-      self.workdir.checkpoints / str(self.step), initial
-    )
+    path = self.workdir.checkpoints / str(self.step)
+    abstract = bert.abstract_params(self.model, self.tokenizer.vocab_size)
+    saved = leaves.to_host(checkpoint.load_params(path, abstract))
+    arrays = leaves.to_host(initial)
+    arrays |= {name: saved[name] for name in saved.keys() & arrays.keys()}
+    return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=path)
 
 
 class OfHub(Pretrained):

@@ -1,6 +1,5 @@
 """Pretraining: from a config and a workdir to `summary.json`."""
 
-import contextlib
 import pathlib
 import shlex
 import sys
@@ -17,16 +16,13 @@ from td_flax import (
   metrics,
   parallel,
   pretrained,
-  progress,
   step,
   summary,
 )
 from td_flax.config import Config
 from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
-from td_flax.dropping import plan as plans
 from td_flax.learner import TrainState
-from td_flax.model import attention
 from td_flax.speed import row_flops
 from td_flax.workdir import Workdir
 
@@ -46,8 +42,8 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     errors.UserError: what stands in the way, in one line.
   """
   engine = parallel.make(config.parallel)
-  _check_devices(config, engine)
-  _report_attention(config, engine)
+  loop.check_devices(config, engine)
+  loop.report_attention(config, engine, step.training_plan(config))
   workdir = Workdir(path)
   workdir.check(config)
   packed = _packed(config, pathlib.Path(config.data.dir or workdir.data))
@@ -58,13 +54,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   workdir.check(config, fingerprints)
   if config.train.init_from and not workdir.config_json.exists():
     _initial(config).check(config, fingerprints['tokenizer'])
-  if jax.process_count() > 1:  # all have looked before one writes
-    multihost_utils.sync_global_devices('workdir checked')
-  with contextlib.ExitStack() as stack:
-    if jax.process_index() == 0:
-      stack.enter_context(workdir.lock())
-      workdir.check(config, fingerprints)  # now that nobody else may claim it
-      workdir.claim(config, fingerprints, packed.tokenizer)
+  with loop.holding(workdir, config, fingerprints, packed.tokenizer):
     pretraining = _Pretraining(config, packed, engine)
     done = loop.run(config, workdir, engine, pretraining)
     content = summary.make(
@@ -85,26 +75,6 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
 
 def _initial(config: Config) -> pretrained.Pretrained:
   return pretrained.find(config.train.init_from, 'train.init_from')
-
-
-def _check_devices(config: Config, engine: parallel.Engine) -> None:
-  devices, parts = engine.num_devices, config.train.microbatches
-  if config.train.batch_size % (devices * parts):
-    raise errors.ConfigError(
-      f'train.batch_size={config.train.batch_size}: must be divisible by '
-      f'{devices} devices x train.microbatches={parts}'
-    )
-
-
-def _report_attention(config: Config, engine: parallel.Engine) -> None:
-  """Says how attention is computed; refuses what cannot be."""
-  plan = step.training_plan(config)
-  shapes = dict.fromkeys(plans.shapes(plan, config.data.sequence_length))
-  for queries, keys in shapes:
-    name, reason = attention.choose(config.model, engine, queries, keys)
-    progress.write_line(
-      f'attention of {queries} queries and {keys} keys: {name} ({reason})'
-    )
 
 
 def _packed(config: Config, directory: pathlib.Path) -> dataset.PackedDataset:

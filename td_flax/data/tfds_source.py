@@ -13,7 +13,9 @@ import pathlib
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from td_flax import errors
 
@@ -214,6 +216,66 @@ def find(
     errors.DataError: the dataset is not there or in another format; names the
       command that prepares it.
   """
+  found = _locate(spec, tfds_dir, key)
+  if text_field not in found.fields:
+    raise errors.ConfigError(
+      f'{key}: {spec}: no field {text_field!r}; set data.text_field to one of '
+      f'{", ".join(found.fields) or "its fields (it has none)"}'
+    )
+  name = parse_name(spec.removeprefix(PREFIX), key).name
+  config_name = read_info(found.folder).get('configName')
+  return TfdsSource(
+    spec=spec,
+    weight=weight,
+    folder=found.folder,
+    full_name='/'.join(x for x in (name, config_name, found.folder.name) if x),
+    split=found.split['name'],
+    num_records=sum(map(int, found.split.get('shardLengths', []))),
+    num_bytes=int(found.split.get('numBytes', 0)),
+    text_field=text_field,
+  )
+
+
+def examples(spec: str, tfds_dir: str, key: str) -> list[dict[str, Any]]:
+  """All examples of a split, whole, with text for bytes.
+
+  Args:
+    spec: `tfds:NAME...@SPLIT`.
+    tfds_dir: where the datasets lie.
+    key: the config key that errors name.
+
+  Raises:
+    errors.UserError: as in `find`.
+  """
+  found = _locate(spec, tfds_dir, key)
+  try:
+    source = _builder(found.folder).as_data_source(found.split['name'])
+    return [_text(source[i]) for i in range(len(source))]
+  except RuntimeError as error:  # array_record knows no other
+    raise errors.DataError(f'{found.folder}: {error}') from error
+
+
+def _text(value: Any) -> Any:
+  """`value` with every bytes in it decoded."""
+  if isinstance(value, dict):
+    return {name: _text(x) for name, x in value.items()}
+  if isinstance(value, bytes):
+    return value.decode()
+  is_objects = isinstance(value, np.ndarray) and value.dtype.kind == 'O'
+  if is_objects or isinstance(value, list):
+    return [_text(x) for x in value]
+  return value
+
+
+class _Found(NamedTuple):
+  """A prepared dataset: its folder, one of its splits, its fields."""
+
+  folder: pathlib.Path
+  split: dict[str, Any]
+  fields: dict[str, Any]
+
+
+def _locate(spec: str, tfds_dir: str, key: str) -> _Found:
   name = parse_name(spec.removeprefix(PREFIX), key)
   base = name.folder(tfds_dir)
   folder = newest(base, name.version)
@@ -241,23 +303,7 @@ def find(
     )
   features = _read_json(folder / 'features.json')
   fields = features.get('featuresDict', {}).get('features', {})
-  if text_field not in fields:
-    raise errors.ConfigError(
-      f'{key}: {spec}: no field {text_field!r}; set data.text_field to one of '
-      f'{", ".join(fields) or "its fields (it has none)"}'
-    )
-  return TfdsSource(
-    spec=spec,
-    weight=weight,
-    folder=folder,
-    full_name='/'.join(
-      x for x in (name.name, info.get('configName'), folder.name) if x
-    ),
-    split=split,
-    num_records=sum(map(int, splits[split].get('shardLengths', []))),
-    num_bytes=int(splits[split].get('numBytes', 0)),
-    text_field=text_field,
-  )
+  return _Found(folder, splits[split], fields)
 
 
 def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
 from td_flax import errors, leaves
 from td_flax.config import ModelConfig
@@ -43,12 +42,6 @@ class Exported(NamedTuple):
   num_lines: int
   differing: list[tuple[str, list[int], list[int]]]
   num_params: int
-
-
-def abstract_params(model: ModelConfig, vocab_size: int) -> Any:
-  """Shapes and dtypes of a model's parameters."""
-  made = nnx.eval_shape(lambda: bert.Bert(model, vocab_size, nnx.Rngs(0)))
-  return nnx.split(made)[1]
 
 
 def export(
@@ -108,7 +101,8 @@ def _verify(
 ) -> None:
   """Refuses a folder that would not give the same parameters back."""
   abstract = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype), abstract_params(model, vocab_size)
+    lambda x: np.zeros(x.shape, x.dtype),
+    bert.abstract_params(model, vocab_size),
   )
   back = leaves.to_host(weights.fill(abstract, model, vocab_size, folder))
   for name, array in arrays.items():

@@ -105,8 +105,8 @@ def fill(
   """`initial` with the tensors of a folder; says what is missing there.
 
   Args:
-    initial: the parameters of a fresh model; a head or a pooler that the
-      folder lacks stays as it is.
+    initial: the parameters of a fresh model on an `Encoder`; what the folder
+      lacks of its heads and its pooler stays as it is.
     model: what they are parameters of.
     vocab_size: ids of the tokenizer.
     folder: of transformers.
@@ -123,12 +123,16 @@ def fill(
   tensors = _own_names(read(folder))
   decoder = tensors.pop(_DECODER, None)
   words = tensors.get(_WORDS)
+  if 'head/bias' not in arrays:
+    decoder = None  # of no use here
   if decoder is not None and not np.array_equal(decoder, words):
     raise errors.CheckpointError(
       f'{folder}: {_DECODER} differs from {_WORDS}: the two must be tied'
     )
   absent: dict[str, list[str]] = {}
   for name in names(model):
+    if name.ours not in arrays:  # the head, of a model of a task
+      continue
     if name.theirs not in tensors:
       absent.setdefault(name.ours.partition('/')[0], []).append(name.theirs)
       continue

@@ -352,3 +352,9 @@ class Bert(Encoder):
     if plan[-1].restore:
       states = routing.gather(states, batch.predicted)
     return self.predict(states)
+
+
+def abstract_params(config: ModelConfig, vocab_size: int) -> nnx.State:
+  """Shapes and dtypes of a `Bert`'s parameters."""
+  made = nnx.eval_shape(lambda: Bert(config, vocab_size, nnx.Rngs(0)))
+  return nnx.split(made)[1]

@@ -20,7 +20,8 @@ def f1(labels: Labels, predicted: Labels, positive: int = 1) -> float:
   """Harmonic mean of precision and recall of one class."""
   found, there = predicted == positive, labels == positive
   both = np.sum(found & there)
-  return _ratio(2 * both, np.sum(found) + np.sum(there))
+  either = np.sum(found) + np.sum(there)
+  return float(2 * both / either) if either else 0.0
 
 
 def macro_f1(labels: Labels, predicted: Labels) -> float:
@@ -37,14 +38,12 @@ def matthews(labels: Labels, predicted: Labels) -> float:
 def pearson(labels: Num[np.ndarray, ' S'], predicted: Num) -> float:
   """Correlation of two series; 0 where one is constant."""
   x, y = (np.asarray(z, np.float64) for z in (labels, predicted))
+  if not (np.ptp(x) and np.ptp(y)):
+    return 0.0
   x, y = x - x.mean(), y - y.mean()
-  return _ratio(x @ y, np.sqrt(x @ x) * np.sqrt(y @ y))
+  return float(x @ y / (np.sqrt(x @ x) * np.sqrt(y @ y)))
 
 
 def spearman(labels: Numbers, predicted: Numbers) -> float:
   """Correlation of ranks; equal values share their mean rank."""
   return pearson(stats.rankdata(labels), stats.rankdata(predicted))
-
-
-def _ratio(a: float, b: float) -> float:
-  return float(a / b) if b else 0.0

@@ -1,5 +1,6 @@
 """The outputs of a task's model for any number of examples."""
 
+import math
 from typing import Any
 
 import jax
@@ -38,9 +39,9 @@ class Predictor:
     """
     ids, size = examples.ids, self._size
     # [CLS] alone: a row of [PAD] would have nothing to attend to.
-    padding = np.full((-len(ids) % size, ids.shape[1]), 0, ids.dtype)
-    padding[:] = self._learner.special.pad
-    padding[:, :1] = self._learner.special.cls
+    special = self._learner.special
+    padding = np.full((-len(ids) % size, ids.shape[1]), special.pad, ids.dtype)
+    padding[:, 0] = special.cls
     rows = np.concatenate([ids, padding])
     start, stop = self._engine.local_rows(size)
     first = self._engine.replicate(np.int32(0))
@@ -57,9 +58,8 @@ class Predictor:
     self, examples: Encoded, outputs: Float[np.ndarray, 'S P C']
   ) -> float:
     """The mean loss per label, NaN where nothing is labeled."""
-    with jax.default_device(jax.local_devices(backend='cpu')[0]):
-      losses, _, weights = compare(
-        self._learner.output, outputs, np.asarray(examples.labels)
-      )
-    total, weight = np.asarray(losses * weights, np.float64).sum(), weights.sum()
-    return float(total / weight) if weight else float('nan')
+    losses, _, weights = jax.device_get(
+      compare(self._learner.output, outputs, examples.labels)
+    )
+    total, weight = np.sum(losses * weights, dtype=np.float64), np.sum(weights)
+    return float(total / weight) if weight else math.nan

@@ -13,7 +13,16 @@ from td_flax import artifacts, leaves
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
 
-__all__ = ['FIRST', 'SPAN', 'TOKENS', 'Encoded', 'Output', 'Task', 'assemble']
+__all__ = [
+  'FIRST',
+  'SPAN',
+  'TOKENS',
+  'UNLABELED',
+  'Encoded',
+  'Output',
+  'Task',
+  'assemble',
+]
 
 UNLABELED = -1  # where nothing is to be learned
 

@@ -38,6 +38,7 @@ def main() -> None:
       raise errors.ConfigError(f'--{name}: missing')
   from td_flax import pretrained
   from td_flax.hub import card, export
+  from td_flax.model import bert
 
   found = pretrained.find(values.workdir, '--workdir', values.step)
   if not isinstance(found, pretrained.OfRun):
@@ -45,7 +46,7 @@ def main() -> None:
       f'{found.where}: is a folder of Hugging Face already'
     )
   vocab_size = found.tokenizer.vocab_size
-  params = found.params(export.abstract_params(found.model, vocab_size))
+  params = found.params(bert.abstract_params(found.model, vocab_size))
   run = card.Run(
     config=found.config,
     step=found.step,

@@ -10,6 +10,7 @@ from hub_models import TEXTS, logits, make_run, randomized, rows_of
 
 from td_flax import errors, leaves, pretrained
 from td_flax.hub import card, export
+from td_flax.model import bert
 
 torch = pytest.importorskip('torch', reason='needs the extra `reference`')
 transformers = pytest.importorskip(
@@ -314,7 +315,7 @@ def test_a_run_is_exported_and_started_from(tmp_path, small, bpe):
   run, model = make_run(tmp_path / 'run', small(norm='pre'), bpe)
   found = pretrained.find(str(run.path), '--workdir', 'best')
   assert (found.step, found.eval_loss) == (10, 1.5)
-  params = found.params(export.abstract_params(found.model, bpe.vocab_size))
+  params = found.params(bert.abstract_params(found.model, bpe.vocab_size))
   of_run = card.Run(found.config, found.step, found.eval_loss, None)
   export.export(tmp_path / 'hf', found.model, params, found.tokenizer, of_run)
   back, _ = read_back(tmp_path / 'hf', bpe)

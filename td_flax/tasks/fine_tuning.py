@@ -1,0 +1,198 @@
+"""One fine-tuning run: a task, a pretrained model, a workdir.
+
+The loop, the engines, checkpoints and metrics are those of pretraining.
+"""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from td_flax import artifacts, checkpoint, loop, parallel, pretrained
+from td_flax import config as config_lib
+from td_flax.config import Config
+from td_flax.data.pipeline import Pipeline
+from td_flax.learner import TrainState
+from td_flax.model import task_model
+from td_flax.tasks.learner import TaskLearner
+from td_flax.tasks.predictor import Predictor
+from td_flax.tasks.task import FIRST, Encoded, Task
+from td_flax.workdir import Workdir
+
+
+def with_model(config: Config, found: pretrained.Pretrained) -> Config:
+  """`config` with the architecture of the model that is fine-tuned.
+
+  Args:
+    config: how it is computed and how much it drops out are its own.
+    found: the model.
+
+  Raises:
+    errors.ConfigError: the two do not fit, such as `data.sequence_length`.
+  """
+  names = found.fixed - {'pooler'}
+  changes = {f'model.{name}': getattr(found.model, name) for name in names}
+  return config_lib.with_changes(config, changes)
+
+
+def for_task(config: Config, task: Task) -> Config:
+  """`config` with all that follows from the number of examples.
+
+  `task.epochs` decides `train.num_steps`; every epoch ends in an evaluation
+  and a checkpoint.
+  """
+  rows, epoch = config.train.batch_size, len(task.train.ids)
+  steps = math.ceil(config.task.epochs * epoch / rows)
+  every = min(steps, math.ceil(epoch / rows))
+  return config_lib.with_changes(
+    config,
+    {
+      'train.num_steps': steps,
+      'eval.every': every,
+      'checkpoint.every': every,
+      'model.pooler': task.output.reads == FIRST,
+    },
+  )
+
+
+def run(
+  config: Config,
+  path: pathlib.Path,
+  task: Task,
+  found: pretrained.Pretrained,
+  engine: parallel.Engine,
+) -> dict[str, Any]:
+  """Fine-tunes to `train.num_steps`; a run that is finished is only read.
+
+  Args:
+    config: of this run, from `for_task`; without `train.init_from` it starts
+      at random.
+    path: its workdir.
+    task: the task.
+    found: the model.
+    engine: maps the steps.
+
+  Returns:
+    The content of its `summary.json`.
+
+  Raises:
+    errors.UserError: what stands in the way, in one line.
+  """
+  loop.check_devices(config, engine)
+  workdir = Workdir(path)
+  fingerprints = {
+    'tokenizer': found.tokenizer.fingerprint,
+    'task': task.fingerprint(),
+  }
+  workdir.check(config, fingerprints)
+  if workdir.summary_json.exists():
+    return json.loads(workdir.summary_json.read_bytes())
+  plan = task_model.plan(config.model, task.output)
+  loop.report_attention(config, engine, plan)
+  with loop.holding(workdir, config, fingerprints, found.tokenizer):
+    tuning = _FineTuning(config, task, found, engine)
+    done = loop.run(config, workdir, engine, tuning)
+    params = engine.place(done.state.params)
+    content = {
+      'name': config.name,
+      'task': task.name,
+      'step': int(done.state.step),
+      'seed': config.train.seed,
+      'metric': task.metric,
+      'figures': tuning.figures(params),
+      'num_examples': len(task.train.ids),
+      'skipped_updates': int(done.state.skipped),
+      'params_sha256': checkpoint.params_sha256(done.state.params),
+      **(done.speed or {}),
+    }
+    files = tuning.predictions(params)
+    if jax.process_index() == 0:
+      folder = workdir.path / 'predictions'
+      folder.mkdir(exist_ok=True)
+      for name, text in files.items():
+        artifacts.write_atomically(folder / name, text.encode())
+      # Last: with it the run is finished.
+      text = json.dumps(content, indent=2) + '\n'
+      artifacts.write_atomically(workdir.summary_json, text.encode())
+  return content
+
+
+class _Rows:
+  """Training examples, as a pipeline reads them."""
+
+  weights = (None,)
+
+  def __init__(self, examples: Encoded):
+    self._examples = examples
+    self.ranges = (range(len(self)),)
+
+  def __len__(self) -> int:
+    return len(self._examples.ids)
+
+  def __getitem__(self, indices: Int[np.ndarray, ' B']) -> Encoded:
+    return Encoded(*(array[indices] for array in self._examples))
+
+
+class _FineTuning:
+  """A task, as the loop wants it."""
+
+  def __init__(
+    self,
+    config: Config,
+    task: Task,
+    found: pretrained.Pretrained,
+    engine: parallel.Engine,
+  ):
+    tokenizer = found.tokenizer
+    self.learner = TaskLearner(
+      config, task.output, tokenizer.vocab_size, tokenizer.special, engine
+    )
+    self.table = np.zeros(0, np.float32)  # nothing is dropped
+    self.pipeline = Pipeline(
+      _Rows(task.train),
+      seed=config.train.seed,
+      batch_size=config.train.batch_size,
+    )
+    self.row_flops = self.learner.row_flops
+    self._config = config
+    self._task = task
+    self._found = found
+    self._predict = Predictor(self.learner, engine)
+
+  def initial(self, params: Any) -> Any:
+    """The pretrained parameters; what is new starts at random."""
+    return (
+      self._found.params(params) if self._config.train.init_from else params
+    )
+
+  def row(self, state: TrainState) -> dict[str, float]:
+    """Nothing is dropped."""
+    del state
+    return {}
+
+  def evaluate(self, params: Any) -> dict[str, float]:
+    """The figures of the splits that have labels."""
+    return {f'eval/{k}': x for k, x in self.figures(params).items()}
+
+  def figures(self, params: Any) -> dict[str, float]:
+    """`loss` and the task's metrics on the first split, then the others."""
+    figures = {}
+    for i, (name, split) in enumerate(self._task.dev.items()):
+      outputs = self._predict(params, split)
+      found = {
+        'loss': self._predict.loss(split, outputs),
+        **self._task.score(name, outputs),
+      }
+      figures |= {f'{name}/{k}' if i else k: x for k, x in found.items()}
+    return figures
+
+  def predictions(self, params: Any) -> dict[str, str]:
+    """The task's files, of all splits but the training one."""
+    files = {}
+    for name, split in {**self._task.dev, **self._task.test}.items():
+      files |= self._task.predictions(name, self._predict(params, split))
+    return files

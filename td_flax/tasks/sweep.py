@@ -1,0 +1,197 @@
+"""Several seeds at every point of a small grid, and what they say together."""
+
+import itertools
+import json
+import pathlib
+import shutil
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from td_flax import artifacts, errors, parallel, pretrained, progress
+from td_flax import config as config_lib
+from td_flax.config import Config
+from td_flax.tasks import fine_tuning
+from td_flax.tasks.task import Task
+from td_flax.workdir import Workdir
+
+# What a point may change: neither the task nor what follows from it.
+_SECTIONS = 'optimizer.', 'train.', 'model.', 'task.epochs'
+
+
+class Point(NamedTuple):
+  """A point of the grid.
+
+  Attributes:
+    name: of its folder.
+    config: of its runs, but for the seed.
+  """
+
+  name: str
+  config: Config
+
+
+def points(config: Config) -> list[Point]:
+  """All combinations of the values in `task.grid`.
+
+  Raises:
+    errors.ConfigError: the grid has another form, or a value is not valid.
+  """
+  axes = [_axis(axis.strip()) for axis in config.task.grid.split(';') if axis]
+  return [
+    Point(
+      ','.join(f'{key}={text}' for key, text in combination) or 'runs',
+      _changed(config, dict(combination)),
+    )
+    for combination in itertools.product(*axes)
+  ]
+
+
+def _axis(axis: str) -> list[tuple[str, str]]:
+  key, sign, values = axis.partition('=')
+  if not (sign and values and key.startswith(_SECTIONS)):
+    raise errors.ConfigError(
+      f'task.grid: {axis!r}: must be KEY=VALUE,VALUE with a key of the model, '
+      'the optimizer, train, or task.epochs'
+    )
+  if key not in config_lib.all_keys():
+    raise config_lib.unknown_key(key, config_lib.all_keys())
+  return [(key, value.strip()) for value in values.split(',')]
+
+
+def _changed(config: Config, values: dict[str, str]) -> Config:
+  """`config` with values as they would stand on a command line."""
+  typed = {}
+  for key, text in values.items():
+    default = config_lib.flatten(config)[key]
+    try:
+      typed[key] = (
+        text if isinstance(default, str) else type(default)(json.loads(text))
+      )
+    except (ValueError, TypeError):
+      raise errors.ConfigError(
+        f'task.grid: {key}={text!r}: must be {config_lib.type_name(key)}'
+      ) from None
+  return config_lib.with_changes(config, typed)
+
+
+def run(
+  config: Config,
+  path: pathlib.Path,
+  task: Task,
+  found: pretrained.Pretrained,
+  engine: parallel.Engine,
+) -> dict[str, Any]:
+  """Runs whatever is not finished, then writes results.json and results.md.
+
+  The predictions of the best run, by the task's metric, are copied into
+  `predictions/`. Checkpoints of the others are deleted.
+
+  Args:
+    config: with the model's architecture.
+    path: holds a workdir `POINT/seedN` per run.
+    task: the task.
+    found: the model.
+    engine: maps the steps.
+
+  Returns:
+    The content of results.json.
+
+  Raises:
+    errors.UserError: what stands in the way, in one line.
+  """
+  runs = list(_runs(config, path, task))
+  results: dict[str, list[dict[str, Any]]] = {}
+  for i, (point, run_path, run_config) in enumerate(runs, 1):
+    progress.write_line(f'run {i} of {len(runs)}: {run_path}')
+    content = fine_tuning.run(run_config, run_path, task, found, engine)
+    figures = ', '.join(
+      f'{name} {x:.4f}' for name, x in content['figures'].items()
+    )
+    progress.write_line(f'  {figures}')
+    results.setdefault(point, []).append({**content, 'path': str(run_path)})
+  content = _content(config, task, found, results)
+  if jax.process_index() == 0:
+    best = pathlib.Path(content['best']['path'])
+    for _, run_path, _ in runs:
+      if run_path != best:
+        shutil.rmtree(Workdir(run_path).checkpoints, ignore_errors=True)
+    shutil.copytree(
+      best / 'predictions', path / 'predictions', dirs_exist_ok=True
+    )
+    text = json.dumps(content, indent=2) + '\n'
+    artifacts.write_atomically(path / 'results.json', text.encode())
+    artifacts.write_atomically(path / 'results.md', markdown(content).encode())
+  return content
+
+
+def _runs(
+  config: Config, path: pathlib.Path, task: Task
+) -> Iterator[tuple[str, pathlib.Path, Config]]:
+  """Every run, checked before the first one begins."""
+  for point in points(config):
+    tuned = fine_tuning.for_task(point.config, task)
+    for i in range(config.task.seeds):
+      seed = config.train.seed + i
+      yield (
+        point.name,
+        path / point.name / f'seed{seed}',
+        config_lib.with_changes(tuned, {'train.seed': seed}),
+      )
+
+
+def _content(
+  config: Config,
+  task: Task,
+  found: pretrained.Pretrained,
+  results: dict[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+  points = []
+  for name, runs in results.items():
+    figures = {}
+    for key in runs[0]['figures']:
+      values = [x['figures'][key] for x in runs]
+      figures[key] = {
+        'mean': statistics.fmean(values),
+        'deviation': statistics.stdev(values) if len(values) > 1 else None,
+        'best': min(values) if key.endswith('loss') else max(values),
+        'values': values,
+      }
+    points.append({'point': name, 'figures': figures, 'runs': runs})
+  every = [x for runs in results.values() for x in runs]
+  best = max(every, key=lambda x: x['figures'][task.metric])
+  return {
+    'task': task.name,
+    'metric': task.metric,
+    'model': found.where if config.train.init_from else 'random weights',
+    'num_examples': len(task.train.ids),
+    'points': points,
+    'best': {'path': best['path'], 'figures': best['figures']},
+  }
+
+
+def markdown(content: dict[str, Any]) -> str:
+  """The results as a table, a point a line."""
+  metrics = list(content['points'][0]['figures'])
+  lines = [
+    f'# {content["task"]}, {content["num_examples"]:,} examples',
+    '',
+    f'From {content["model"]}. Mean and sample deviation over seeds, and the '
+    'best run, on dev at the end of training.',
+    '',
+    f'| point | seeds | {" | ".join(metrics)} |',
+    '|---|---|' + '---|' * len(metrics),
+  ]
+  for point in content['points']:
+    cells = []
+    for name in metrics:
+      x = point['figures'][name]
+      spread = '' if x['deviation'] is None else f' ± {x["deviation"]:.4f}'
+      cells.append(f'{x["mean"]:.4f}{spread} (best {x["best"]:.4f})')
+    lines.append(
+      f'| {point["point"]} | {len(point["runs"])} | {" | ".join(cells)} |'
+    )
+  lines += ['', f'Best by {content["metric"]}: `{content["best"]["path"]}`.']
+  return '\n'.join(lines) + '\n'
