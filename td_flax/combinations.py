@@ -5,9 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from td_flax import errors
 from td_flax.dropping import policies
+from td_flax.tasks import glue
 
 if TYPE_CHECKING:
   from td_flax.config import Config
+
+
+_OTHER_TASKS = 'squad_v1.1', 'squad_v2.0', 'classify', 'regress', 'tag'
 
 
 def check(config: 'Config', values: dict[str, Any]) -> None:
@@ -27,6 +31,12 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
 
   data, model, train = config.data, config.model, config.train
   n = data.sequence_length
+  valid = '', *glue.TASKS, *_OTHER_TASKS
+  require(
+    config.task.name in valid,
+    'task.name',
+    f'one of {", ".join(valid[1:])}, or empty for pretraining',
+  )
   require(
     bool(data.files.strip()),
     'data.files',

@@ -31,7 +31,7 @@ class TrainState:
     step: steps taken, skipped updates included.
     params: float32.
     opt_state: optax's.
-    importance: the policy's table, one entry per token id; empty for a task.
+    importance: the policy's table, one entry per token id; unused by a task.
     skipped: updates skipped so far because loss or gradient was not finite.
     skipped_run: how many of the latest steps in a row were skipped.
   """

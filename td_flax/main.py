@@ -5,73 +5,30 @@ heavy is imported at its top.
 """
 
 import pathlib
-import re
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags
+from td_flax import errors, flags, processes
 
 _WORKDIR = absl_flags.DEFINE_string(
   'workdir', None, "The run's folder; runs/<config name> if not given."
-)
-_COORDINATOR = absl_flags.DEFINE_string(
-  'coordinator',
-  None,
-  'HOST:PORT of process 0 where several processes train together; `auto` lets '
-  'jax find out, as on a TPU slice.',
-)
-_NUM_PROCESSES = absl_flags.DEFINE_integer(
-  'num_processes', None, 'With --coordinator=HOST:PORT: how many processes.'
-)
-_PROCESS_ID = absl_flags.DEFINE_integer(
-  'process_id', None, 'With --coordinator=HOST:PORT: which one this is.'
 )
 
 
 def main() -> None:
   """Checks the config, joins the other processes, trains."""
   config = flags.load()
+  if config.task.name:
+    raise errors.ConfigError(
+      f'task.name={config.task.name!r}: is a task to fine-tune on, with '
+      '`python -m td_flax.finetune`'
+    )
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
-  _join_processes()
+  processes.join()
   from td_flax import compilation, train
 
   compilation.keep_programs()
   train.train(config, workdir)
-
-
-def _join_processes() -> None:
-  if _COORDINATOR.value is None:
-    if _NUM_PROCESSES.value is not None or _PROCESS_ID.value is not None:
-      raise errors.ConfigError(
-        '--coordinator: missing; --num_processes and --process_id need it'
-      )
-    return
-  address, count, index = (
-    _COORDINATOR.value,
-    _NUM_PROCESSES.value,
-    _PROCESS_ID.value,
-  )
-  if address == 'auto':
-    address = None
-  elif not re.fullmatch(r'.+:\d+', address):
-    raise errors.ConfigError(
-      f'--coordinator={address}: must be HOST:PORT or auto'
-    )
-  elif count is None or index is None or not 0 <= index < count:
-    raise errors.ConfigError(
-      f'--num_processes={count}, --process_id={index}: --coordinator=HOST:PORT '
-      'needs both, the id from 0 to below the number'
-    )
-  import jax
-
-  try:
-    jax.distributed.initialize(address, count, index)
-  except (RuntimeError, ValueError) as error:
-    reason = ' '.join(str(error).split())
-    raise errors.UserError(
-      f'--coordinator={_COORDINATOR.value}: cannot join the other processes: '
-      f'{reason}'
-    ) from error
 
 
 if __name__ == '__main__':

@@ -151,7 +151,8 @@ class _FineTuning:
     self.learner = TaskLearner(
       config, task.output, tokenizer.vocab_size, tokenizer.special, engine
     )
-    self.table = np.zeros(0, np.float32)  # nothing is dropped
+    # Nothing is dropped; orbax saves no empty array.
+    self.table = np.zeros(1, np.float32)
     self.pipeline = Pipeline(
       _Rows(task.train),
       seed=config.train.seed,

@@ -47,6 +47,8 @@ def _markdown(results: Results) -> str:
         f'{x["accuracy"]:.1%} | {x["rows"]:,} |'
       )
     lines.append('')
+  if any('glue' in suites for suites in results.values()):
+    lines += _glue({name: suites['glue'] for name, suites in results.items()})
   if any('blimp' in suites for suites in results.values()):
     figures = [suites['blimp'] for suites in results.values()]
     lines += [
@@ -63,6 +65,28 @@ def _markdown(results: Results) -> str:
       ]
     lines.append('')
   return '\n'.join(lines)
+
+
+def _glue(results: dict[str, Any]) -> list[str]:
+  """GLUE's tasks, one a line."""
+  first = next(iter(results.values()))
+  lines = [
+    f'## GLUE, dev, {first["seeds"]} seeds',
+    '',
+    f'| task (metric), x 100 | {" | ".join(results)} |',
+    '|---|' + '---|' * len(results),
+  ]
+  for task, x in first['tasks'].items():
+    cells = []
+    for suite in results.values():
+      mean, deviation = (
+        suite['tasks'][task][key] for key in ('mean', 'deviation')
+      )
+      spread = '' if deviation is None else f' ± {100 * deviation:.1f}'
+      cells.append(f'{100 * mean:.1f}{spread}')
+    lines.append(f'| {task} ({x["metric"]}) | {" | ".join(cells)} |')
+  averages = [x['average'] for x in results.values()]
+  return [*lines, _line('**average**', averages), '']
 
 
 def _line(name: str, accuracies: list[float]) -> str:

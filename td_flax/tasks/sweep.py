@@ -112,7 +112,7 @@ def run(
     )
     progress.write_line(f'  {figures}')
     results.setdefault(point, []).append({**content, 'path': str(run_path)})
-  content = _content(config, task, found, results)
+  content = _content(config, task, results)
   if jax.process_index() == 0:
     best = pathlib.Path(content['best']['path'])
     for _, run_path, _ in runs:
@@ -145,7 +145,6 @@ def _runs(
 def _content(
   config: Config,
   task: Task,
-  found: pretrained.Pretrained,
   results: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
   points = []
@@ -165,7 +164,7 @@ def _content(
   return {
     'task': task.name,
     'metric': task.metric,
-    'model': found.where if config.train.init_from else 'random weights',
+    'model': config.train.init_from or 'random weights',
     'num_examples': len(task.train.ids),
     'points': points,
     'best': {'path': best['path'], 'figures': best['figures']},

@@ -57,7 +57,7 @@ def read(
       f'{key}={str(path)!r}: must end in {", ".join(readers)}'
     )
   try:
-    text = path.read_text(encoding='utf-8-sig', newline='')
+    text = path.read_bytes().decode('utf-8-sig')
   except OSError as error:
     raise errors.ConfigError(f'{key}: {path}: {error.strerror}') from error
   except UnicodeDecodeError as error:

@@ -1,12 +1,14 @@
 """Measures pretrained models as they are, one or several side by side.
 
     python -m td_flax.tools.evaluate --workdir=runs/mine,runs/mine_plain \
-        --suite=blimp,heldout --blimp_dir=$DATA/blimp --text='held_out/*.txt' \
-        --output=report
+        --suite=glue,blimp,heldout --glue_dir=$DATA/glue \
+        --blimp_dir=$DATA/blimp --text='held_out/*.txt' --output=report
 
 Every entry of --workdir is a workdir, one of its checkpoints/<step>, or a
 folder of Hugging Face. Writes report.json, report.md and report.png, and prints
-the Markdown. BLiMP's folder is `data` of github.com/alexwarstadt/blimp.
+the Markdown. BLiMP's folder is `data` of github.com/alexwarstadt/blimp, GLUE's
+the one of its own download; fine-tuning on GLUE leaves its runs in
+OUTPUT/glue/MODEL/TASK and goes on there after an interruption.
 """
 
 import pathlib
@@ -18,7 +20,7 @@ from absl import flags as absl_flags
 
 from td_flax import errors, flags
 
-_SUITES = ('blimp', 'heldout')
+_SUITES = ('glue', 'blimp', 'heldout')
 
 
 def define_flags() -> None:
@@ -27,7 +29,7 @@ def define_flags() -> None:
   absl_flags.DEFINE_string(
     'step', 'latest', 'Of workdirs: latest, best (held-out loss) or a number.'
   )
-  absl_flags.DEFINE_list('suite', list(_SUITES), 'What is measured.')
+  absl_flags.DEFINE_list('suite', list(_SUITES[1:]), 'What is measured.')
   absl_flags.DEFINE_string('blimp_dir', '', 'For blimp: its .jsonl files.')
   absl_flags.DEFINE_integer(
     'limit', 0, 'For blimp: pairs per paradigm, from the first; 0 is all.', 0
@@ -36,6 +38,12 @@ def define_flags() -> None:
     'text', '', 'For heldout: text in the form of data.files.'
   )
   absl_flags.DEFINE_string('text_field', 'text', 'Of its JSON lines.')
+  absl_flags.DEFINE_string('glue_dir', '', 'For glue: the folder of its tasks.')
+  absl_flags.DEFINE_list(
+    'glue_tasks', [], 'For glue: all that are there if empty.'
+  )
+  absl_flags.DEFINE_integer('seeds', 3, 'For glue: runs per task.', 1)
+  absl_flags.DEFINE_float('epochs', 3.0, 'For glue: of each run.', 0.001)
   absl_flags.DEFINE_string('output', '', "The report's folder.")
 
 
@@ -50,14 +58,18 @@ def main() -> None:
   import jax
 
   from td_flax import compilation, config, parallel, pretrained
-  from td_flax.tasks import blimp, heldout, report, scorer
+  from td_flax.tasks import blimp, glue_suite, heldout, report, scorer
 
   compilation.keep_programs()
   # All that can be refused is refused before anything is computed.
+  paths = _names(values.workdir)
   found = {
     name: pretrained.find(path, '--workdir', values.step)
-    for name, path in _names(values.workdir).items()
+    for name, path in paths.items()
   }
+  tasks = []
+  if 'glue' in values.suite:
+    tasks = glue_suite.tasks_in(values.glue_dir, values.glue_tasks)
   paradigms = None
   if 'blimp' in values.suite:
     paradigms = blimp.read(values.blimp_dir, values.limit)
@@ -71,6 +83,17 @@ def main() -> None:
     if paradigms is not None:
       results[name]['blimp'] = blimp.evaluate(
         scorer.Scorer(model, engine), paradigms
+      )
+    if tasks:
+      results[name]['glue'] = glue_suite.evaluate(
+        model,
+        paths[name],
+        engine,
+        pathlib.Path(values.output) / 'glue' / name.replace('/', '_'),
+        values.glue_dir,
+        tasks,
+        seeds=values.seeds,
+        epochs=values.epochs,
       )
   about = {
     'command': shlex.join(
@@ -92,7 +115,8 @@ def _check(values: absl_flags.FlagValues) -> None:
       raise errors.ConfigError(
         f'--suite={suite}: must be one of {", ".join(_SUITES)}'
       )
-  for suite, name in (('blimp', 'blimp_dir'), ('heldout', 'text')):
+  needed = ('glue', 'glue_dir'), ('blimp', 'blimp_dir'), ('heldout', 'text')
+  for suite, name in needed:
     if suite in values.suite and not values[name].value:
       raise errors.ConfigError(f'--{name}: missing; --suite={suite} needs it')
 

@@ -1,0 +1,90 @@
+"""GLUE as part of a report: every task that is there, fine-tuned as published."""
+
+import pathlib
+from typing import Any
+
+from td_flax import config as config_lib
+from td_flax import errors, parallel, pretrained
+from td_flax.tasks import fine_tuning, glue, recipe, sweep
+from td_flax.tasks.sentences import Sentences
+
+
+def tasks_in(folder: str, wanted: list[str]) -> list[str]:
+  """The tasks to fine-tune on.
+
+  Args:
+    folder: in the layout of GLUE's own download.
+    wanted: their names; empty is all that have training examples there.
+
+  Raises:
+    errors.ConfigError: there is no such task, or none is there.
+  """
+  for name in wanted:
+    if name not in glue.TASKS:
+      raise errors.ConfigError(
+        f'--glue_tasks={name}: must be one of {", ".join(glue.TASKS)}'
+      )
+  root = pathlib.Path(folder)
+  present = [
+    name
+    for name, task in glue.TASKS.items()
+    if (root / task.folder / 'train.tsv').exists()
+  ]
+  if not present:
+    raise errors.ConfigError(
+      f'--glue_dir={folder!r}: holds no TASK/train.tsv of GLUE, such as '
+      'CoLA/train.tsv'
+    )
+  return wanted or present
+
+
+def evaluate(
+  found: pretrained.Pretrained,
+  path: str,
+  engine: parallel.Engine,
+  workdir: pathlib.Path,
+  folder: str,
+  tasks: list[str],
+  *,
+  seeds: int,
+  epochs: float,
+) -> dict[str, Any]:
+  """Fine-tunes on each task.
+
+  Args:
+    found: the model.
+    path: where it lies.
+    engine: maps the steps.
+    workdir: gets a folder of runs per task; finished ones are not repeated.
+    folder: of the tasks.
+    tasks: their names.
+    seeds: runs of each.
+    epochs: of each run.
+
+  Returns:
+    By task: `metric`, its `mean` and `deviation` over the seeds, and `figures`.
+    `average`: the mean over tasks of their means.
+
+  Raises:
+    errors.UserError: a file cannot be used.
+  """
+  results: dict[str, Any] = {}
+  for name in tasks:
+    raw = recipe.fine_tuning(f'glue_{name}', name)
+    raw.data.task_dir = folder
+    raw.data.sequence_length = min(128, found.model.max_positions)
+    raw.task.seeds, raw.task.epochs = seeds, epochs
+    raw.train.init_from = path
+    config = fine_tuning.with_model(config_lib.load(raw), found)
+    task = Sentences(config, found.tokenizer)
+    content = sweep.run(config, workdir / name, task, found, engine)
+    (point,) = content['points']
+    figures = point['figures']
+    results[name] = {
+      'metric': task.metric,
+      'mean': figures[task.metric]['mean'],
+      'deviation': figures[task.metric]['deviation'],
+      'figures': figures,
+    }
+  average = sum(x['mean'] for x in results.values()) / len(results)
+  return {'tasks': results, 'average': average, 'seeds': seeds}
