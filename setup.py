@@ -31,6 +31,7 @@ setuptools.setup(
     'numpy>=2.0',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'scipy>=1.13',
     'sentencepiece>=0.2.1',
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.9',
@@ -45,7 +46,7 @@ setuptools.setup(
     # Hugging Face's files and WordPiece; not PyTorch.
     'hf': ['safetensors>=0.4', 'tokenizers>=0.21'],
     # The independent references of the tests; CPU builds suffice.
-    'reference': ['torch>=2.4', 'transformers>=5'],
+    'reference': ['scikit-learn>=1.5', 'torch>=2.4', 'transformers>=5'],
     'plot': ['matplotlib>=3.9'],
   },
 )

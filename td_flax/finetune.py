@@ -54,7 +54,7 @@ def main() -> None:
 
   compilation.keep_programs()
   found = pretrained.find(values.checkpoint, '--checkpoint', values.step)
-  start = '' if values.from_scratch else str(pathlib.Path(values.checkpoint))
+  start = '' if values.from_scratch else found.source
   config = config_lib.with_changes(config, {'train.init_from': start})
   config = fine_tuning.with_model(config, found)
   sweep.points(config)  # refuses a wrong grid before anything is read

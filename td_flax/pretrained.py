@@ -32,6 +32,7 @@ class Pretrained(abc.ABC):
 
   Attributes:
     where: the key or flag that names it and its value, for messages.
+    source: the path of exactly these weights, for `train.init_from`.
     model: the model.
     fixed: the keys of `model` that its weights depend on.
     fingerprint: its tokenizer's.
@@ -39,6 +40,7 @@ class Pretrained(abc.ABC):
   """
 
   where: str
+  source: str
   model: ModelConfig
   fixed: frozenset[str]
   fingerprint: str
@@ -143,6 +145,7 @@ class OfRun(Pretrained):
     self.config = config
     self.model = config.model
     self.step = checkpoint.find_step(workdir.checkpoints, step, where)
+    self.source = str(workdir.checkpoints / str(self.step))
     self.fingerprint = fingerprints['tokenizer']
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     self.fixed = frozenset(names - _SAME_MODEL)
@@ -178,6 +181,7 @@ class OfHub(Pretrained):
 
   def __init__(self, folder: pathlib.Path, where: str):
     self.folder = folder
+    self.source = str(folder.absolute())
     self.where = where
     self.model = ModelConfig(**architecture.read(folder))
     self.fixed = architecture.FIXED

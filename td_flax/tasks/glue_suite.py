@@ -1,4 +1,4 @@
-"""GLUE as part of a report: every task that is there, fine-tuned as published."""
+"""GLUE as part of a report: fine-tuning on every task that is there."""
 
 import pathlib
 from typing import Any
@@ -40,7 +40,6 @@ def tasks_in(folder: str, wanted: list[str]) -> list[str]:
 
 def evaluate(
   found: pretrained.Pretrained,
-  path: str,
   engine: parallel.Engine,
   workdir: pathlib.Path,
   folder: str,
@@ -53,7 +52,6 @@ def evaluate(
 
   Args:
     found: the model.
-    path: where it lies.
     engine: maps the steps.
     workdir: gets a folder of runs per task; finished ones are not repeated.
     folder: of the tasks.
@@ -74,7 +72,7 @@ def evaluate(
     raw.data.task_dir = folder
     raw.data.sequence_length = min(128, found.model.max_positions)
     raw.task.seeds, raw.task.epochs = seeds, epochs
-    raw.train.init_from = path
+    raw.train.init_from = found.source
     config = fine_tuning.with_model(config_lib.load(raw), found)
     task = Sentences(config, found.tokenizer)
     content = sweep.run(config, workdir / name, task, found, engine)

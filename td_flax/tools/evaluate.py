@@ -62,10 +62,9 @@ def main() -> None:
 
   compilation.keep_programs()
   # All that can be refused is refused before anything is computed.
-  paths = _names(values.workdir)
   found = {
     name: pretrained.find(path, '--workdir', values.step)
-    for name, path in paths.items()
+    for name, path in _names(values.workdir).items()
   }
   tasks = []
   if 'glue' in values.suite:
@@ -87,7 +86,6 @@ def main() -> None:
     if tasks:
       results[name]['glue'] = glue_suite.evaluate(
         model,
-        paths[name],
         engine,
         pathlib.Path(values.output) / 'glue' / name.replace('/', '_'),
         values.glue_dir,

@@ -1,0 +1,229 @@
+"""Runs of a sweep: what they learn from, leave behind and go on with."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from td_flax import errors, leaves, loop, parallel, preemption, pretrained
+from td_flax.config import ParallelConfig
+from td_flax.tasks import fine_tuning, sweep
+from td_flax.tasks.sentences import Sentences
+
+POSITIVE, NEGATIVE = 'string', 'number'
+
+
+@pytest.fixture
+def engine():
+  return parallel.make(ParallelConfig(num_devices=1))
+
+
+@pytest.fixture
+def setup(tmp_path, run, make_config, tokenizer):
+  """A task of 32 examples that a word decides, its config and its model."""
+  rng = np.random.default_rng(0)
+  words = ['the', 'object', 'a', 'class', 'is', 'of', 'value']
+  for name in ('train', 'dev'):
+    lines = ['text,label']
+    for i in range(32):
+      mine = [*rng.choice(words, 4), (NEGATIVE, POSITIVE)[i % 2]]
+      lines.append(f'{" ".join(rng.permutation(mine))},{i % 2}')
+    (tmp_path / f'{name}.csv').write_text('\n'.join(lines) + '\n')
+
+  def make(epochs=2.0, **changes):
+    config = make_config(
+      checkpoint__keep_best=False,
+      train__init_from=run.found.source,
+      optimizer__learning_rate=3e-3,
+    )
+    task = dataclasses.replace(
+      config.task,
+      name='classify',
+      train=str(tmp_path / 'train.csv'),
+      dev=str(tmp_path / 'dev.csv'),
+      epochs=epochs,
+      **changes,
+    )
+    config = dataclasses.replace(config, task=task)
+    config = fine_tuning.with_model(config, run.found)
+    return config, Sentences(config, tokenizer), run.found
+
+  return make
+
+
+def test_the_model_is_that_of_the_checkpoint(setup, run):
+  config, task, _ = setup(epochs=1.3)
+  assert config.model.hidden_dim == run.found.model.hidden_dim == 32
+  tuned = fine_tuning.for_task(config, task)
+  # 32 examples, 8 at once: 4 steps an epoch.
+  assert tuned.train.num_steps == 6
+  assert tuned.eval.every == tuned.checkpoint.every == 4
+  assert tuned.model.pooler
+
+
+def test_a_length_that_the_model_lacks_is_refused(setup, run):
+  config, _, found = setup()
+  data = dataclasses.replace(config.data, sequence_length=64)
+  config = dataclasses.replace(config, data=data)
+  model = dataclasses.replace(config.model, max_positions=64)
+  config = dataclasses.replace(config, model=model)
+  with pytest.raises(
+    errors.ConfigError, match='at most model.max_positions=40'
+  ):
+    fine_tuning.with_model(config, found)
+
+
+def test_a_grid_is_all_combinations(setup):
+  config, _, _ = setup(
+    grid='optimizer.learning_rate=1e-3,2e-3; train.batch_size=8,16'
+  )
+  found = {
+    point.name: (
+      point.config.optimizer.learning_rate,
+      point.config.train.batch_size,
+    )
+    for point in sweep.points(config)
+  }
+  assert found == {
+    'optimizer.learning_rate=1e-3,train.batch_size=8': (1e-3, 8),
+    'optimizer.learning_rate=1e-3,train.batch_size=16': (1e-3, 16),
+    'optimizer.learning_rate=2e-3,train.batch_size=8': (2e-3, 8),
+    'optimizer.learning_rate=2e-3,train.batch_size=16': (2e-3, 16),
+  }
+  config, _, _ = setup()
+  assert [point.name for point in sweep.points(config)] == ['runs']
+
+
+@pytest.mark.parametrize(
+  ('grid', 'said'),
+  [
+    ('optimizer.learning_rate', 'must be KEY=VALUE,VALUE'),
+    ('data.sequence_length=8,16', 'must be KEY=VALUE,VALUE with a key of'),
+    ('optimizer.learning_rat=1', 'did you mean optimizer.learning_rate'),
+    ('train.batch_size=x', "train.batch_size='x': must be a whole number"),
+    ('optimizer.learning_rate=-1', 'must be above 0'),
+  ],
+)
+def test_a_wrong_grid_is_one_line(setup, grid, said):
+  config, _, _ = setup(grid=grid)
+  with pytest.raises(errors.ConfigError, match=said):
+    sweep.points(config)
+
+
+def test_a_sweep_learns_reports_and_is_not_repeated(
+  setup, engine, tmp_path, monkeypatch
+):
+  config, task, found = setup(
+    epochs=25.0, seeds=2, grid='optimizer.learning_rate=1e-6,3e-3'
+  )
+  path = tmp_path / 'sweep'
+  content = sweep.run(config, path, task, found, engine)
+  slow, fast = content['points']
+  assert slow['figures']['accuracy']['mean'] < 0.9
+  assert fast['figures']['accuracy']['best'] == 1.0
+  values = fast['figures']['accuracy']['values']
+  assert fast['figures']['accuracy']['mean'] == pytest.approx(np.mean(values))
+  assert fast['figures']['accuracy']['deviation'] == pytest.approx(
+    np.std(values, ddof=1)
+  )
+  assert json.loads((path / 'results.json').read_text()) == content
+  assert '± ' in (path / 'results.md').read_text()
+
+  best = content['best']['path']
+  kept = [str(x.parent) for x in path.glob('*/*/checkpoints')]
+  assert kept == [best]
+  written = (path / 'predictions' / 'dev.tsv').read_text()
+  labels = [line.split('\t')[1] for line in written.splitlines()[1:]]
+  assert labels == ['0', '1'] * 16
+
+  def refuse(*_):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr(loop, 'run', refuse)
+  assert sweep.run(config, path, task, found, engine) == content
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+  setup, engine, tmp_path, monkeypatch
+):
+  config, task, found = setup()
+  model = dataclasses.replace(config.model, dropout=0.1)
+  config = dataclasses.replace(config, model=model)
+  whole = sweep.run(config, tmp_path / 'whole', task, found, engine)
+  cut = tmp_path / 'cut'
+  with monkeypatch.context() as patch:
+    patch.setattr(preemption.StopRequest, 'requested', lambda _, i: i == 5)
+    with pytest.raises(errors.Stopped, match='after step 5'):
+      sweep.run(config, cut, task, found, engine)
+  assert not (cut / 'results.json').exists()
+  resumed = sweep.run(config, cut, task, found, engine)
+  digests = [
+    x['points'][0]['runs'][0]['params_sha256'] for x in (whole, resumed)
+  ]
+  assert digests[0] == digests[1]
+
+
+def test_another_config_or_other_examples_are_refused(setup, engine, tmp_path):
+  config, task, found = setup(epochs=0.5)
+  path = tmp_path / 'sweep'
+  sweep.run(config, path, task, found, engine)
+  other, _, _ = setup(epochs=1.0)
+  with pytest.raises(errors.CheckpointError, match='belongs to another run'):
+    sweep.run(other, path, task, found, engine)
+  task.train.labels[0] = 1 - task.train.labels[0]
+  with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
+    sweep.run(config, path, task, found, engine)
+
+
+def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
+  config, task, found = setup()
+  config = fine_tuning.for_task(config, task)
+  tuning = fine_tuning._FineTuning(config, task, found, engine)
+  fresh = jax.device_get(jax.jit(tuning.learner.init)(tuning.table)).params
+  fresh_arrays = leaves.to_host(fresh)
+  started = leaves.to_host(tuning.initial(fresh))
+  saved = leaves.to_host(
+    found.params(nnx.split(_bert(found, run.tokenizer))[1])
+  )
+  for name, array in started.items():
+    new = name.startswith(('pooler', 'classifier'))
+    np.testing.assert_array_equal(
+      array, fresh_arrays[name] if new else saved[name]
+    )
+  scratch = dataclasses.replace(
+    config, train=dataclasses.replace(config.train, init_from='')
+  )
+  tuning = fine_tuning._FineTuning(scratch, task, found, engine)
+  assert tuning.initial(fresh) is fresh
+
+
+def _bert(found, tokenizer):
+  from td_flax.model import bert
+
+  return bert.Bert(found.model, tokenizer.vocab_size, nnx.Rngs(9))
+
+
+@pytest.mark.hf
+def test_a_folder_of_hugging_face_starts_the_same(setup, engine, run, tmp_path):
+  pytest.importorskip('safetensors', reason='needs the extra `hf`')
+  from td_flax.hub import card, export
+  from td_flax.model import bert
+
+  config, task, found = setup()
+  config = fine_tuning.for_task(config, task)
+  size = run.tokenizer.vocab_size
+  params = found.params(bert.abstract_params(found.model, size))
+  about = card.Run(config=found.config, step=10, eval_loss=None, summary=None)
+  folder = tmp_path / 'hf'
+  export.export(folder, found.model, params, run.tokenizer, about)
+  theirs = pretrained.find(str(folder), '--checkpoint')
+  started = []
+  for model in (found, theirs):
+    tuning = fine_tuning._FineTuning(config, task, model, engine)
+    fresh = jax.device_get(jax.jit(tuning.learner.init)(tuning.table)).params
+    started.append(leaves.to_host(tuning.initial(fresh)))
+  for name, array in started[0].items():
+    np.testing.assert_array_equal(array, started[1][name])
