@@ -32,7 +32,7 @@ setuptools.setup(
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
     'scipy>=1.13',
-    'sentencepiece>=0.2.1',
+    'sentencepiece>=0.2.3',
     'tensorboardX>=2.6.2',
     'tensorflow-datasets>=4.9.9',
     'tqdm>=4.66',

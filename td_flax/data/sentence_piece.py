@@ -69,6 +69,21 @@ class SentencePiece(vocabulary.Tokenizer):
       return self._words.encode_batch(texts)
     return [vocabulary.as_uint16(ids) for ids in self._encode(texts)]
 
+  def encode_with_offsets(
+    self, texts: list[str]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ids of each text, and where in it each of them stands."""
+    found = self._processor.encode(
+      texts, return_type='offset_mapping', num_threads=1
+    )
+    return [
+      (
+        vocabulary.as_uint16(x['ids']),
+        vocabulary.visible(x['offsets'], text),
+      )
+      for x, text in zip(found, texts, strict=True)
+    ]
+
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`; special ids leave nothing."""
     return self._processor.decode([int(x) for x in ids])

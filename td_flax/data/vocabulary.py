@@ -61,6 +61,17 @@ class Tokenizer(abc.ABC):
     """The ids of each text, uint16 and without special ids."""
 
   @abc.abstractmethod
+  def encode_with_offsets(
+    self, texts: list[str]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ids of each text, and where in it each of them stands.
+
+    Returns:
+      Ids as `encode_batch` gives them, and int32 [n, 2]: the first character
+      and the one behind the last, without white space before it.
+    """
+
+  @abc.abstractmethod
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`; special ids leave nothing."""
 
@@ -87,6 +98,15 @@ def check_size(vocab_size: int, origin: str) -> None:
       f'{origin}: must have at most {config.MAX_VOCAB_SIZE:,} pieces, as '
       f'ids are stored in 16 bits; this model has {vocab_size:,}'
     )
+
+
+def visible(offsets: list[tuple[int, int]], text: str) -> np.ndarray:
+  """Offsets [n, 2], int32, less the white space that they begin with."""
+  spans = np.array(offsets, np.int32).reshape(-1, 2)
+  for span in spans:
+    while span[0] < span[1] and text[span[0]].isspace():
+      span[0] += 1
+  return spans
 
 
 def as_uint16(ids: list[int]) -> np.ndarray:

@@ -168,6 +168,16 @@ class WordPiece(vocabulary.Tokenizer):
     """The ids of each text, uint16 and without special ids."""
     return self._words.encode_batch(texts)
 
+  def encode_with_offsets(
+    self, texts: list[str]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The ids of each text, and where in it each of them stands."""
+    found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [
+      (vocabulary.as_uint16(x.ids), vocabulary.visible(x.offsets, text))
+      for x, text in zip(found, texts, strict=True)
+    ]
+
   def decode(self, ids: Iterable[int]) -> str:
     """The text of `ids`, as far as the vocabulary kept it."""
     special = set(self.special.as_tuple()) - {self.special.unk}

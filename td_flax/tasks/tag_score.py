@@ -1,16 +1,11 @@
-"""How well words are tagged: accuracy, macro F1, and F1 of entities.
+"""The F1 of entities in tagged words.
 
 Entities are those of conlleval, the scorer of the CoNLL shared tasks (Tjong Kim
 Sang and De Meulder 2003): labels are `O` or PREFIX-TYPE. It reads IOB1, IOB2
 and IOBES alike, and labels that no scheme allows.
-
-Letters: W words, C labels.
 """
 
 import re
-
-import numpy as np
-from jaxtyping import Int
 
 _LABEL = re.compile(r'O|[BIES]-.+')
 
@@ -65,29 +60,3 @@ def entity_figures(
     'recall': right / max(wanted, 1),
     'f1': 2 * right / max(found + wanted, 1),
   }
-
-
-def accuracy(
-  gold: Int[np.ndarray, ' W'], predicted: Int[np.ndarray, ' W']
-) -> float:
-  """The share of words with the right label, from 0 to 1."""
-  return float(np.mean(gold == predicted))
-
-
-def macro_f1(
-  gold: Int[np.ndarray, ' W'], predicted: Int[np.ndarray, ' W'], size: int
-) -> float:
-  """The mean F1 of the labels, from 0 to 1; all count the same.
-
-  A label that is neither there nor predicted has no F1 and does not count.
-
-  Args:
-    gold: labels from 0 to below C.
-    predicted: the same.
-    size: C.
-  """
-  wanted = np.bincount(gold, minlength=size)
-  found = np.bincount(predicted, minlength=size)
-  right = np.bincount(gold[gold == predicted], minlength=size)
-  counts = wanted + found > 0
-  return float(np.mean(2 * right[counts] / (wanted + found)[counts]))

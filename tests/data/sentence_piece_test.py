@@ -249,3 +249,39 @@ def test_more_pieces_than_16_bits_can_name_are_refused():
   )
   with pytest.raises(errors.DataError, match=r'at most 65,536 .* 66,300'):
     sentence_piece.SentencePiece(model, 'data.tokenizer')
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'unigram'])
+@hypothesis.given(text=st.text(max_size=40))
+def test_offsets_follow_the_text_and_ids_are_the_same(
+  offset_models, kind, text
+):
+  tokenizer = offset_models[kind]
+  ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+  np.testing.assert_array_equal(ids, tokenizer.encode_batch([text])[0])
+  assert offsets.shape == (len(ids), 2)
+  assert (offsets[:, 0] <= offsets[:, 1]).all()
+  assert (np.diff(offsets, axis=0) >= 0).all()
+  assert not len(ids) or offsets[-1, 1] <= len(text)
+
+
+@pytest.fixture(scope='module')
+def offset_models():
+  texts = sorted(pydoc_data.topics.topics.values())[:30]
+  return {
+    kind: sentence_piece.train(texts, kind=kind, vocab_size=600, lowercase=True)
+    for kind in ('bpe', 'unigram')
+  }
+
+
+def test_offsets_are_characters_of_what_is_seen(offset_models):
+  text = '  Object,\tclass of a String. '
+  ((_, offsets),) = offset_models['bpe'].encode_with_offsets([text])
+  words = ''.join(text[a:b] for a, b in offsets)
+  assert words == ''.join(text.split())
+  # A letter that no piece has is as many bytes, of which one is the letter.
+  text = 'you 你'
+  ((ids, offsets),) = offset_models['bpe'].encode_with_offsets([text])
+  assert len(ids) > 3
+  assert offsets[-1].tolist() == [4, 5]
+  assert not any(text[a].isspace() for a, b in offsets if a < b)

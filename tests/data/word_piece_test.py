@@ -214,3 +214,13 @@ def test_rows_are_packed_with_it_and_remember_it(tmp_path, folded):
   (tmp_path / 'rows' / 'tokenizer' / 'tokenizer.json').write_bytes(b'{}')
   with pytest.raises(errors.DataError, match='put the one that'):
     dataset.load(packed.directory)
+
+
+def test_offsets_are_those_of_the_pieces():
+  pieces = [*SPECIAL, 'na', '##ive', 'hello', ',', '?']
+  tokenizer = word_piece.WordPiece(pieces, 'x', lowercase=True)
+  text = ' Hello,  naïve\t?'
+  ((ids, offsets),) = tokenizer.encode_with_offsets([text])
+  np.testing.assert_array_equal(ids, tokenizer.encode_batch([text])[0])
+  shown = [text[a:b] for a, b in offsets]
+  assert shown == ['Hello', ',', 'na', 'ïve', '?']

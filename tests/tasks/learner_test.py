@@ -86,8 +86,10 @@ def test_labels_are_learned(make, make_rows, name):
   assert measured['skipped'] == 0
 
 
-@pytest.mark.parametrize('engine', ['pmap', 'sharded'])
-@pytest.mark.parametrize('name', OUTPUTS)
+@pytest.mark.parametrize(
+  ('engine', 'name'),
+  [*(('pmap', name) for name in OUTPUTS), ('sharded', 'tokens')],
+)
 def test_eight_devices_learn_and_predict_as_one(make, make_rows, engine, name):
   output = OUTPUTS[name]
   changes = {'model__dropout': 0.1, 'model__attention_dropout': 0.1}
@@ -106,6 +108,9 @@ def test_eight_devices_learn_and_predict_as_one(make, make_rows, engine, name):
     some = Encoded(batch.ids[:13], batch.labels[:13])
     outputs = Predictor(learner, devices)(state.params, some)
     assert outputs.shape[0] == 13
+    if output.reads == SPAN:  # a bias that all tokens share means nothing
+      outputs -= outputs.max(axis=-1, keepdims=True)
+      outputs = np.maximum(outputs, -100)
     results.append((float(measured['loss_sum']), outputs))
   (loss, outputs), (loss_8, outputs_8) = results
   assert loss_8 == pytest.approx(loss, rel=1e-5)

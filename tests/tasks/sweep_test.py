@@ -70,9 +70,7 @@ def test_a_length_that_the_model_lacks_is_refused(setup, run):
   config = dataclasses.replace(config, data=data)
   model = dataclasses.replace(config.model, max_positions=64)
   config = dataclasses.replace(config, model=model)
-  with pytest.raises(
-    errors.ConfigError, match='at most model.max_positions=40'
-  ):
+  with pytest.raises(errors.ConfigError, match='at most model'):
     fine_tuning.with_model(config, found)
 
 

@@ -1,0 +1,141 @@
+"""The command as people run it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from flax import nnx
+
+from td_flax import checkpoint, workdir
+from td_flax.data import sentence_piece
+from td_flax.model import bert
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXTS = ['a good film of the year', 'the bad film was a waste of time'] * 200
+
+
+def run(*arguments, module='td_flax.finetune'):
+  return subprocess.run(
+    [sys.executable, '-m', module, *arguments],
+    capture_output=True,
+    text=True,
+    timeout=600,
+    cwd=ROOT,
+  )
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return sentence_piece.train(TEXTS, kind='bpe', vocab_size=300, lowercase=True)
+
+
+@pytest.fixture
+def pretrained(tmp_path, make_config, tokenizer):
+  """A workdir with a checkpoint."""
+  config = make_config()
+  made = workdir.Workdir(tmp_path / 'pretrained')
+  prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
+  made.claim(config, prints, tokenizer)
+  net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
+  saved = checkpoint.Checkpoints(made.checkpoints, keep=1, keep_best=False)
+  params = jax.device_get(nnx.split(net)[1])
+  saved.save(10, {'params': params}, {}, eval_loss=None, wait=True)
+  saved.close()
+  return made.path
+
+
+def test_glue_from_a_checkpoint_to_a_submission(tmp_path, pretrained):
+  folder = tmp_path / 'glue' / 'SST-2'
+  folder.mkdir(parents=True)
+  rows = ''.join(f'{text}\t{i % 2}\n' for i, text in enumerate(TEXTS[:32]))
+  for name in ('train', 'dev'):
+    (folder / f'{name}.tsv').write_text(f'sentence\tlabel\n{rows}')
+  (folder / 'test.tsv').write_text('index\tsentence\n0\tgood\n1\tbad\n')
+  arguments = (
+    '--config=configs/glue.py:sst2',
+    f'--checkpoint={pretrained}',
+    f'--config.data.task_dir={tmp_path / "glue"}',
+    '--config.data.sequence_length=32',
+    '--config.task.epochs=4',
+    '--config.task.seeds=2',
+    '--config.optimizer.learning_rate=1e-3',
+    '--config.train.batch_size=8',
+    f'--workdir={tmp_path / "sst2"}',
+  )
+  done = run(*arguments)
+  assert done.returncode == 0, done.stderr
+  assert '| runs | 2 |' in done.stdout
+  results = json.loads((tmp_path / 'sst2' / 'results.json').read_text())
+  assert results['model'] == str(pretrained / 'checkpoints' / '10')
+  (point,) = results['points']
+  assert [x['seed'] for x in point['runs']] == [0, 1]
+  assert all(x['step'] == 16 for x in point['runs'])
+  submission = (tmp_path / 'sst2' / 'predictions' / 'SST-2.tsv').read_text()
+  header, *lines = submission.splitlines()
+  assert header == 'index\tprediction'
+  assert [line.split('\t')[0] for line in lines] == ['0', '1']
+  again = run(*arguments)
+  assert again.returncode == 0
+  assert 'training:' not in again.stderr
+  assert again.stdout == done.stdout
+
+  scratch = run(
+    *arguments[:-1],
+    '--from_scratch',
+    '--config.task.seeds=1',
+    f'--workdir={tmp_path / "scratch"}',
+  )
+  assert scratch.returncode == 0, scratch.stderr
+  results = json.loads((tmp_path / 'scratch' / 'results.json').read_text())
+  assert results['model'] == 'random weights'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'code', 'said'),
+  [
+    ([], 2, '--config: missing'),
+    (['--config=configs/glue.py:rt'], 2, "task.name='rt': must be one of cola"),
+    (['--config=configs/glue.py'], 2, 'get_config() missing 1 required'),
+    (['--config=configs/quickstart.py'], 2, "task.name='': missing"),
+    (['--config=configs/glue.py:rte'], 2, '--checkpoint: missing'),
+    (
+      ['--config=configs/glue.py:rte', '--checkpoint=nowhere'],
+      2,
+      "--checkpoint='nowhere': does not exist",
+    ),
+  ],
+)
+def test_mistakes_are_one_line(arguments, code, said):
+  done = run(*arguments)
+  assert done.returncode == code
+  (line,) = done.stderr.splitlines()
+  assert said in line
+
+
+def test_mistakes_with_a_checkpoint_leave_nothing(tmp_path, pretrained):
+  for argument, said in (
+    ('--config.task.grid=train.batch=1', 'did you mean train.batch_size'),
+    ('--config.data.sequence_length=64', 'at most model.max_positions=32'),
+    (f'--config.data.task_dir={tmp_path}', 'holds no folder RTE'),
+  ):
+    done = run(
+      '--config=configs/glue.py:rte',
+      f'--checkpoint={pretrained}',
+      '--config.data.sequence_length=32',
+      argument,
+      f'--workdir={tmp_path / "rte"}',
+    )
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'rte').exists()
+
+
+def test_pretraining_refuses_a_task():
+  done = run('--config=configs/glue.py:rte', module='td_flax.main')
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert 'python -m td_flax.finetune' in line
