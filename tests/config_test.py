@@ -12,7 +12,26 @@ from td_flax.hub import architecture
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'configs'
 CONTINUED = FOLDER / 'continue_pretraining.py'  # takes an argument
-CONFIGS = sorted(set(FOLDER.glob('*.py')) - {CONTINUED})
+TASKS = {
+  'glue': (
+    'cola',
+    'sst2',
+    'mrpc',
+    'stsb',
+    'qqp',
+    'mnli',
+    'qnli',
+    'rte',
+    'wnli',
+  ),
+  'squad': ('v1.1', 'v2.0'),
+  'own_task': ('classify', 'regress', 'tag'),
+}  # take an argument too
+CONFIGS = [
+  path
+  for path in sorted(set(FOLDER.glob('*.py')) - {CONTINUED})
+  if path.stem not in TASKS
+]
 
 
 def load(**overrides):
@@ -39,6 +58,15 @@ def test_every_shipped_config_is_valid_and_named_like_its_file(path):
       config_lib.load(raw)
     raw.data.files = 'my_texts/*.txt'
   assert config_lib.load(raw).name == path.stem
+
+
+@pytest.mark.parametrize(
+  ('stem', 'argument'), [(x, y) for x, names in TASKS.items() for y in names]
+)
+def test_every_task_has_a_config(stem, argument):
+  config = config_lib.load(experiment(FOLDER / f'{stem}.py', argument))
+  assert config.task.name.endswith(argument)
+  assert config.name.endswith(argument)
 
 
 @pytest.mark.smoke

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from td_flax.tasks import report
+from td_flax import errors
+from td_flax.tasks import glue_suite, report
 
 
 def run(*arguments):
@@ -55,6 +56,28 @@ def test_a_report_is_drawn(tmp_path):
   assert (tmp_path / 'report.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_glue_is_a_table_of_means_and_deviations(tmp_path):
+  def suite(deviation):
+    task = {'metric': 'matthews', 'mean': 0.25, 'deviation': deviation}
+    return {'tasks': {'cola': task}, 'average': 0.25, 'seeds': 3}
+
+  results = {'a': {'glue': suite(0.0123)}, 'b': {'glue': suite(None)}}
+  text = report.write(tmp_path, results, {})
+  assert '## GLUE, dev, 3 seeds' in text
+  assert '| cola (matthews) | 25.0 ± 1.2 | 25.0 |' in text
+  assert '| **average** | 25.0 | 25.0 |' in text
+
+
+def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
+  (tmp_path / 'RTE').mkdir()
+  with pytest.raises(errors.ConfigError, match='holds no TASK/train.tsv'):
+    glue_suite.tasks_in(str(tmp_path), [])
+  (tmp_path / 'RTE' / 'train.tsv').touch()
+  assert glue_suite.tasks_in(str(tmp_path), []) == ['rte']
+  with pytest.raises(errors.ConfigError, match='--glue_tasks=x: must be one'):
+    glue_suite.tasks_in(str(tmp_path), ['x'])
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'said'),
   [
@@ -63,7 +86,7 @@ def test_a_report_is_drawn(tmp_path):
     (
       ['--workdir=x', '--output=y', '--suite=glu'],
       2,
-      '--suite=glu: must be one of blimp, heldout',
+      '--suite=glu: must be one of glue, blimp, heldout',
     ),
     (['--workdir=x', '--output=y'], 2, '--blimp_dir: missing'),
     (
