@@ -70,7 +70,7 @@ def test_glue_is_a_table_of_means_and_deviations(tmp_path):
 
 def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
   (tmp_path / 'RTE').mkdir()
-  with pytest.raises(errors.ConfigError, match='holds no TASK/train.tsv'):
+  with pytest.raises(errors.ConfigError, match='holds no TASK'):
     glue_suite.tasks_in(str(tmp_path), [])
   (tmp_path / 'RTE' / 'train.tsv').touch()
   assert glue_suite.tasks_in(str(tmp_path), []) == ['rte']
