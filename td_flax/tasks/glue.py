@@ -17,7 +17,7 @@ class Glue:
     label: the column of the label.
     labels: as they are written in files, in the order of TFDS's numbers; empty
       for a regression.
-    metrics: names of functions in `metrics`; the first one decides.
+    metrics: names of functions in `glue_score`; the first one decides.
     test: the splits to predict, and the file that a submission wants of each.
     dev: the splits that are scored; the first one decides.
     tfds_texts: as `texts`, in TFDS.

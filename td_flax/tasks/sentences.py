@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from td_flax import errors, progress
 from td_flax.config import Config
 from td_flax.data.vocabulary import Tokenizer
-from td_flax.tasks import glue, metrics, tables
+from td_flax.tasks import glue, glue_score, tables
 from td_flax.tasks.task import (
   FIRST,
   UNLABELED,
@@ -147,7 +147,8 @@ class Sentences(Task):
     """The task's official metrics, or of own files accuracy and macro F1."""
     labels, predicted = self.dev[split].labels[:, 0], self._predicted(logits)
     return {
-      name: getattr(metrics, name)(labels, predicted) for name in self._metrics
+      name: getattr(glue_score, name)(labels, predicted)
+      for name in self._metrics
     }
 
   def predictions(

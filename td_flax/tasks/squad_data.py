@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -104,15 +105,29 @@ def _of_tfds(name: str, split: str, config: Config) -> Iterator[Question]:
 
 
 def _check(question: Question, seen: set[str]) -> None:
-  place, name, _, context, answers = question
+  place, name, asked, context, answers = question
+  for key, value in (('id', name), ('question', asked), ('context', context)):
+    _check_text(place, key, value)
   if name in seen:
     raise errors.DataError(f'{place}: there are two of this id')
   seen.add(name)
   if not context.strip():
     raise errors.DataError(f'{place}: its context is empty')
   for text, start in answers:
+    _check_text(place, 'text', text)
+    if type(start) is not int or start < 0 or not text:
+      raise errors.DataError(
+        f'{place}: its answer {text!r} at {start!r} must be some text and the '
+        'number of its first character'
+      )
     if context[start : start + len(text)] != text:
       raise errors.DataError(
         f'{place}: its answer {text!r} is not at character {start} of the '
         'context'
       )
+
+
+def _check_text(place: str, key: str, value: Any) -> None:
+  # JSON can hold halves of characters, which no tokenizer takes.
+  if not isinstance(value, str) or re.search('[\ud800-\udfff]', value):
+    raise errors.DataError(f'{place}: {key}={value!r}: must be text')

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from td_flax import errors
 from td_flax.config import Config
 from td_flax.data.vocabulary import Tokenizer
-from td_flax.tasks import metrics, tag_score, task
+from td_flax.tasks import glue_score, tag_score, task
 
 _CONLLU_COLUMNS = 10
 _UPOS = 3
@@ -124,13 +124,13 @@ class Tag(task.Task):
     found = self._splits[split]
     gold = found.encoded.labels[found.rows, found.tokens]
     predicted = logits[found.rows, found.tokens].argmax(-1)
-    figures = {'accuracy': metrics.accuracy(gold, predicted)}
+    figures = {'accuracy': glue_score.accuracy(gold, predicted)}
     if self._has_entities:
       return figures | tag_score.entity_figures(
         found.by_sentence(self._names(gold)),
         found.by_sentence(self._names(predicted)),
       )
-    return figures | {'macro_f1': metrics.macro_f1(gold, predicted)}
+    return figures | {'macro_f1': glue_score.macro_f1(gold, predicted)}
 
   def predictions(
     self, split: str, logits: Float[np.ndarray, 'S N C']

@@ -233,6 +233,16 @@ def test_a_missing_file_is_one_line(make):
     (lambda x: x.replace('"characters"', '"letters"'), "'letters' is not at"),
     (lambda x: x.replace('"id": "b"', '"id": "a"'), 'there are two of this id'),
     (lambda x: x.replace(CONTEXT, ' '), 'its context is empty'),
+    (lambda x: x.replace('"id": "b"', '"id": 7'), 'id=7: must be text'),
+    (lambda x: x.replace('"what?"', 'null'), 'question=None: must be text'),
+    (lambda x: x.replace('"what?"', r'"\ud800"'), 'question=.*: must be text'),
+    (
+      lambda x: x.replace('answer_start": ', 'answer_start": -'),
+      'some text and',
+    ),
+    (lambda x: x.replace('answer_start": ', 'answer_start": 0.5'), 'must be'),
+    (lambda x: x.replace('"characters"', '""'), 'must be some text and the'),
+    (lambda x: x.replace('"characters"', 'null'), 'text=None: must be text'),
   ],
 )
 def test_damaged_files_are_one_line(make, tmp_path, edit, said):
