@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 
+from td_flax import checkpoint, workdir
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import SpecialIds
 
@@ -61,6 +62,22 @@ def _make_config(**overrides):
 @pytest.fixture
 def make_config():
   return _make_config
+
+
+@pytest.fixture
+def save_run():
+  """Makes the workdir of a run that has a checkpoint of step 10."""
+
+  def save(path, config, tokenizer, params):
+    made = workdir.Workdir(path)
+    prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
+    made.claim(config, prints, tokenizer)
+    saved = checkpoint.Checkpoints(made.checkpoints, keep=1, keep_best=False)
+    saved.save(10, {'params': params}, {}, eval_loss=None, wait=True)
+    saved.close()
+    return made
+
+  return save
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import jax
 import pytest
 from flax import nnx
 
-from td_flax import checkpoint, workdir
 from td_flax.data import sentence_piece
 from td_flax.model import bert
 
@@ -33,17 +32,12 @@ def tokenizer():
 
 
 @pytest.fixture
-def pretrained(tmp_path, make_config, tokenizer):
+def pretrained(tmp_path, make_config, save_run, tokenizer):
   """A workdir with a checkpoint."""
   config = make_config()
-  made = workdir.Workdir(tmp_path / 'pretrained')
-  prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
-  made.claim(config, prints, tokenizer)
   net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
-  saved = checkpoint.Checkpoints(made.checkpoints, keep=1, keep_best=False)
   params = jax.device_get(nnx.split(net)[1])
-  saved.save(10, {'params': params}, {}, eval_loss=None, wait=True)
-  saved.close()
+  made = save_run(tmp_path / 'pretrained', config, tokenizer, params)
   return made.path
 
 

@@ -222,13 +222,11 @@ def find(
       f'{key}: {spec}: no field {text_field!r}; set data.text_field to one of '
       f'{", ".join(found.fields) or "its fields (it has none)"}'
     )
-  name = parse_name(spec.removeprefix(PREFIX), key).name
-  config_name = read_info(found.folder).get('configName')
   return TfdsSource(
     spec=spec,
     weight=weight,
     folder=found.folder,
-    full_name='/'.join(x for x in (name, config_name, found.folder.name) if x),
+    full_name=found.full_name,
     split=found.split['name'],
     num_records=sum(map(int, found.split.get('shardLengths', []))),
     num_bytes=int(found.split.get('numBytes', 0)),
@@ -268,9 +266,10 @@ def _text(value: Any) -> Any:
 
 
 class _Found(NamedTuple):
-  """A prepared dataset: its folder, one of its splits, its fields."""
+  """A prepared dataset: its folder and name, one of its splits, its fields."""
 
   folder: pathlib.Path
+  full_name: str  # name[/config]/version
   split: dict[str, Any]
   fields: dict[str, Any]
 
@@ -303,7 +302,10 @@ def _locate(spec: str, tfds_dir: str, key: str) -> _Found:
     )
   features = _read_json(folder / 'features.json')
   fields = features.get('featuresDict', {}).get('features', {})
-  return _Found(folder, splits[split], fields)
+  full_name = '/'.join(
+    x for x in (name.name, info.get('configName'), folder.name) if x
+  )
+  return _Found(folder, full_name, splits[split], fields)
 
 
 def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -88,10 +88,10 @@ class TaskModel(bert.Encoder):
     segments = masking.segment(
       ids, self.special, attend_across=False, restart_positions=True
     )
-    first = jnp.broadcast_to(jnp.arange(ids.shape[1]) == 0, ids.shape)
     queried = None
     if self.output.reads == FIRST:
-      queried = routing.select(jnp.where(first, 0, 1), 1)
+      ranks = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+      queried = routing.select(ranks, 1)
     states = self.encode(
       ids,
       segments,

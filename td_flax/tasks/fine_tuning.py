@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from td_flax import artifacts, checkpoint, loop, parallel, pretrained
 from td_flax import config as config_lib
@@ -97,19 +97,22 @@ def run(
     tuning = _FineTuning(config, task, found, engine)
     done = loop.run(config, workdir, engine, tuning)
     params = engine.place(done.state.params)
+    outputs = tuning.outputs(params, {**task.dev, **task.test})
     content = {
       'name': config.name,
       'task': task.name,
       'step': int(done.state.step),
       'seed': config.train.seed,
       'metric': task.metric,
-      'figures': tuning.figures(params),
+      'figures': tuning.figures(outputs),
       'num_examples': len(task.train.ids),
       'skipped_updates': int(done.state.skipped),
       'params_sha256': checkpoint.params_sha256(done.state.params),
       **(done.speed or {}),
     }
-    files = tuning.predictions(params)
+    files: dict[str, str] = {}
+    for name, of_split in outputs.items():
+      files |= task.predictions(name, of_split)
     if jax.process_index() == 0:
       folder = workdir.path / 'predictions'
       folder.mkdir(exist_ok=True)
@@ -177,23 +180,24 @@ class _FineTuning:
 
   def evaluate(self, params: Any) -> dict[str, float]:
     """The figures of the splits that have labels."""
-    return {f'eval/{k}': x for k, x in self.figures(params).items()}
+    figures = self.figures(self.outputs(params, self._task.dev))
+    return {f'eval/{k}': x for k, x in figures.items()}
 
-  def figures(self, params: Any) -> dict[str, float]:
+  def outputs(
+    self, params: Any, splits: dict[str, Encoded]
+  ) -> dict[str, Float[np.ndarray, 'S P C']]:
+    """What the model says of each split."""
+    return {name: self._predict(params, x) for name, x in splits.items()}
+
+  def figures(
+    self, outputs: dict[str, Float[np.ndarray, 'S P C']]
+  ) -> dict[str, float]:
     """`loss` and the task's metrics on the first split, then the others."""
     figures = {}
     for i, (name, split) in enumerate(self._task.dev.items()):
-      outputs = self._predict(params, split)
       found = {
-        'loss': self._predict.loss(split, outputs),
-        **self._task.score(name, outputs),
+        'loss': self._predict.loss(split, outputs[name]),
+        **self._task.score(name, outputs[name]),
       }
       figures |= {f'{name}/{k}' if i else k: x for k, x in found.items()}
     return figures
-
-  def predictions(self, params: Any) -> dict[str, str]:
-    """The task's files, of all splits but the training one."""
-    files = {}
-    for name, split in {**self._task.dev, **self._task.test}.items():
-      files |= self._task.predictions(name, self._predict(params, split))
-    return files

@@ -38,10 +38,8 @@ class Predictor:
       examples: any number of them; labels are not looked at.
     """
     ids, size = examples.ids, self._size
-    # [CLS] alone: a row of [PAD] would have nothing to attend to.
-    special = self._learner.special
-    padding = np.full((-len(ids) % size, ids.shape[1]), special.pad, ids.dtype)
-    padding[:, 0] = special.cls
+    pad = self._learner.special.pad
+    padding = np.full((-len(ids) % size, ids.shape[1]), pad, ids.dtype)
     rows = np.concatenate([ids, padding])
     start, stop = self._engine.local_rows(size)
     first = self._engine.replicate(np.int32(0))

@@ -194,12 +194,15 @@ def _glue(config: Config) -> dict[str, list[_Example]]:
       "the folder of GLUE's own download, or empty for TFDS"
     )
 
-  def split(name: str, *, labeled: bool) -> list[_Example]:
+  def place(name: str) -> pathlib.Path:
     folder = glue.DIAGNOSTIC if name == glue.DIAGNOSTIC else spec.folder
+    return root / folder / f'{name}.tsv'
+
+  def split(name: str, *, labeled: bool) -> list[_Example]:
     columns = (*spec.texts, spec.label) if labeled else spec.texts
     return _examples(
       tables.read(
-        root / folder / f'{name}.tsv',
+        place(name),
         columns,
         'data.task_dir',
         names=spec.names if labeled else None,
@@ -211,8 +214,7 @@ def _glue(config: Config) -> dict[str, list[_Example]]:
 
   splits = {x: split(x, labeled=True) for x in ('train', *spec.dev)}
   for name in spec.test:
-    folder = glue.DIAGNOSTIC if name == glue.DIAGNOSTIC else spec.folder
-    if (root / folder / f'{name}.tsv').exists():
+    if place(name).exists():
       splits[name] = split(name, labeled=False)
   return splits
 

@@ -213,3 +213,11 @@ def test_bytes_that_are_not_utf8_are_named_with_their_record(
     errors.DataError, match=r"record 1 of split train: .*'text'"
   ):
     list(block.documents())
+
+
+def test_whole_examples_have_text_for_bytes(prepared):
+  found = tfds_source.examples('tfds:tiny_text@train', str(prepared), 'k')
+  assert [x['text'] for x in found] == TEXTS
+  assert [int(x['id']) for x in found] == list(range(len(TEXTS)))
+  with pytest.raises(errors.ConfigError, match="no split 'validation'"):
+    tfds_source.examples('tfds:tiny_text@validation', str(prepared), 'k')

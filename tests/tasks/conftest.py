@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import checkpoint, pretrained, workdir
+from td_flax import pretrained
 from td_flax.data import masking, sentence_piece
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
@@ -22,21 +22,16 @@ def tokenizer():
 
 
 @pytest.fixture
-def run(tmp_path, make_config, tokenizer):
+def run(tmp_path, make_config, save_run, tokenizer):
   """A run with a checkpoint: `path`, `found`, and its model's `logits`."""
   config = make_config()
   model = dataclasses.replace(
     config.model, hidden_dim=32, num_heads=4, max_positions=40
   )
   config = dataclasses.replace(config, model=model)
-  made = workdir.Workdir(tmp_path / 'run')
-  prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
-  made.claim(config, prints, tokenizer)
   net = bert.Bert(model, tokenizer.vocab_size, nnx.Rngs(3))
   params = jax.tree.map(lambda x: 5 * x, nnx.split(net)[1])
-  saved = checkpoint.Checkpoints(made.checkpoints, keep=1, keep_best=False)
-  saved.save(10, {'params': params}, {}, eval_loss=None, wait=True)
-  saved.close()
+  made = save_run(tmp_path / 'run', config, tokenizer, params)
   nnx.update(net, params)
 
   def logits(rows):

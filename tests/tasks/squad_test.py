@@ -140,7 +140,7 @@ def test_long_answers_and_reversed_ones_are_not_given(make):
   logits[0, 1, first + 2] = 9  # before the beginning
   logits[0, 1, first + 8] = 8  # 4 tokens
   logits[0, 1, first + 6] = 1
-  (answer, *_), _ = task._answers(logits)[0]['a'], None
+  answer, *_ = task._answers(logits)[0]['a']
   offsets = task._offsets[CONTEXT]
   assert answer.text == CONTEXT[offsets[5, 0] : offsets[6, 1]]
 
