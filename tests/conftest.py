@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
-from td_flax import checkpoint, workdir
 from td_flax import config as config_lib
+from td_flax import workdir
 from td_flax.data.vocabulary import SpecialIds
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -67,6 +67,9 @@ def make_config():
 @pytest.fixture
 def save_run():
   """Makes the workdir of a run that has a checkpoint of step 10."""
+  # Not at the top: pytest would put its hook for unraisable errors over the
+  # one that this module puts over orbax's.
+  from td_flax import checkpoint
 
   def save(path, config, tokenizer, params):
     made = workdir.Workdir(path)
