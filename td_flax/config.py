@@ -140,6 +140,8 @@ class DropConfig:
   initial_loss: float = _at_least(10.0, 0)
   # Scale of Gumbel noise on the scores: 0 is the exact top k.
   noise: float = _at_least(0.0, 0)
+  # Parts of the run that drop differently (`stages.py`); '' is one part.
+  stages: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

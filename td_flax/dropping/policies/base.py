@@ -32,7 +32,13 @@ class Context(NamedTuple):
 
 
 class Policy:
-  """Token dropping with every token equally important: ties fall by lot."""
+  """Token dropping with every token equally important: ties fall by lot.
+
+  Attributes:
+    has_table: the score reads `Context.table`.
+  """
+
+  has_table = False
 
   def __init__(self, config: Config, vocab_size: int, special: SpecialIds):
     self.config = config

@@ -13,6 +13,8 @@ from td_flax.dropping.policies import base
 class Policy(base.Policy):
   """Importance is the cumulative loss of the id."""
 
+  has_table = True
+
   def initial_table(
     self, unigram_counts: Int[np.ndarray, ' V']
   ) -> Float[np.ndarray, ' V']:

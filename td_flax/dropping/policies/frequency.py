@@ -9,6 +9,8 @@ from td_flax.dropping.policies import base
 class Policy(base.Policy):
   """Importance is minus the log of the id's count in the training rows."""
 
+  has_table = True
+
   def initial_table(
     self, unigram_counts: Int[np.ndarray, ' V']
   ) -> Float[np.ndarray, ' V']:
