@@ -16,7 +16,7 @@ import machine
 import numpy as np
 
 from td_flax import config as config_lib
-from td_flax import parallel, speed, step
+from td_flax import parallel, step
 from td_flax.data.vocabulary import SpecialIds
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -58,7 +58,7 @@ class Arm:
   def flops(self) -> int:
     """Matmul FLOPs of a step, over all devices."""
     rows = self.config.train.batch_size
-    return rows * speed.row_flops(self.steps, self.steps.plan)
+    return rows * self.steps.row_flops
 
   def figures(self, seconds: list[float]) -> dict[str, float]:
     """Speed from the seconds per step of its turns."""
