@@ -24,7 +24,10 @@ class Trial:
 
   def __init__(self, config, special, num_devices):
     self.engine = make_engine(num_devices, config.parallel.engine)
-    self.steps = step.Steps(config, VOCAB, special, self.engine)
+    consistent = bool(config.drop.consistency_every)
+    self.steps = step.Steps(
+      config, VOCAB, special, self.engine, consistent=consistent
+    )
     self.shape = (config.train.batch_size, config.data.sequence_length)
     table = self.steps.policy.initial_table(np.arange(VOCAB) + 1)
     self._first = jax.device_get(jax.jit(self.steps.init)(table))
@@ -83,6 +86,29 @@ def test_one_device_and_eight_learn_the_same(trial, make_rows):
   # One table, from the sums of all devices.
   np.testing.assert_allclose(state_1.importance, state_8.importance, atol=1e-5)
   assert (state_1.importance != 10).sum() > 100
+
+
+RIVALS = [
+  {'policy': 'random_ltd'},
+  {'policy': 'attention', 'pool': 'weighted', 'clusters': 3},
+  {'policy': 'cumulative_loss', 'pool': 'mean', 'noise': 0.5},
+  {'policy': 'narrow'},
+  {'policy': 'mask_later'},
+  {'policy': 'cumulative_loss', 'consistency_every': 1},
+]
+
+
+@pytest.mark.parametrize(
+  'rival', RIVALS, ids=lambda x: '-'.join(map(str, x.values()))
+)
+def test_every_rival_learns_the_same_on_one_device_and_eight(
+  trial, make_rows, rival
+):
+  keys = {f'drop__{key}': value for key, value in rival.items()}
+  alone, state_1, _ = trial(1, **keys).run(make_rows, 3)
+  eight, state_8, _ = trial(8, **keys).run(make_rows, 3)
+  np.testing.assert_allclose(alone, eight, atol=1e-5, rtol=0)
+  chex.assert_trees_all_close(state_1.params, state_8.params, atol=2e-5)
 
 
 def test_every_device_holds_the_same_table(trial, make_rows):
@@ -186,7 +212,13 @@ def test_policy_none_compiles_to_plain_bert(make_config, make_rows, special):
   assert 'stablehlo.sort' not in texts['none'] + texts['random']
 
 
-@pytest.mark.parametrize('policy', ['none', 'cumulative_loss'])
+@pytest.mark.parametrize(
+  'policy',
+  [
+    *('none', 'cumulative_loss', 'random_ltd', 'attention', 'narrow'),
+    'mask_later',
+  ],
+)
 def test_on_tpu_nothing_sorts_and_only_tables_are_gathered(
   make_config, special, policy
 ):
@@ -235,7 +267,7 @@ def test_the_table_takes_the_mean_over_the_global_batch(trial, make_rows):
     before.params, jnp.asarray(before.importance), 0, ids, jnp.arange(8)
   )
   keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(8))
-  labels = np.asarray(steps._masked(ids, keys, 0.15).labels)
+  labels = np.asarray(steps._masked(steps.config, ids, keys, False).labels)
   count = np.bincount(labels.ravel(), minlength=VOCAB)
   np.testing.assert_array_equal(observed.weights, count)
   assert (count > 1).any()

@@ -210,6 +210,39 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
   assert result['first_eval_loss'] == reference['first_eval_loss']
 
 
+def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
+  stages = '20% policy=none; 60% keep=0.75 mask_rate=0.3; rest policy=none'
+  overrides = {
+    'train__num_steps': 100,
+    'log__every': 10,
+    'drop__stages': stages,
+    'drop__consistency_every': 7,
+  }
+  whole, cut = workspace / 'staged', workspace / 'staged_cut'
+  code, out, err = run(arguments(workspace, whole, **overrides))
+  assert code == 0, err
+  logged = {x['step']: x for x in rows(whole) if 'drop/stage' in x}
+  found = [x['drop/stage'] for x in logged.values()]
+  assert found == [0] * 2 + [1] * 6 + [2] * 2
+  kept = [round(x['drop/layer_tokens_kept'], 3) for x in logged.values()]
+  assert kept == [1.0] * 2 + [0.917] * 6 + [1.0] * 2
+  # The table learns in every stage.
+  assert logged[10]['importance/updated'] < logged[20]['importance/updated']
+  command = arguments(workspace, cut, **overrides)
+  process = start(command)
+  wait_for(lambda: has_step(cut, 40), process)
+  process.send_signal(signal.SIGKILL)
+  finish(process)
+  assert not (cut / 'summary.json').exists()
+  code, _, err = run(command)
+  assert code == 0, err
+  assert rows(cut) == rows(whole)
+  result, reference = summary(cut), summary(whole)
+  assert result['resumed_from'] >= 40
+  assert result['params_sha256'] == reference['params_sha256']
+  assert reference['layer_tokens_kept'] == pytest.approx(0.4 + 0.6 * 11 / 12)
+
+
 def test_a_workdir_of_another_run_is_refused_and_left_alone(whole, workspace):
   workdir, _ = whole
   before = {
