@@ -1,4 +1,4 @@
-"""What a file under `configs/compare/` says: the typed border, as `td_flax.config`.
+"""The typed border of files under `configs/compare/`, as `config` is of others.
 
 A file starts from `default()`, sets `base` (a whole config of `td_flax.main`)
 and names arms, each by what it changes, written as on a command line:
@@ -46,7 +46,7 @@ class _File:
   """What the file holds, as it is written."""
 
   name: str = 'comparison'
-  base: Config = Config()
+  base: Config = dataclasses.field(default_factory=Config)
   # Name -> 'KEY=VALUE ...', what an arm changes of `base`.
   arms: dict = dataclasses.field(default_factory=dict)
   # The arm that the controls `random` and `shallow` imitate.

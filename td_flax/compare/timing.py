@@ -1,5 +1,7 @@
 """How long a step takes: interleaved turns in one process."""
 
+import json
+import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,11 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, parallel, speed, stages, step
+from td_flax import artifacts, errors, parallel, speed, stages, step
 from td_flax import config as config_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config
 from td_flax.data.vocabulary import SpecialIds
+
+FILE = 'timing.json'  # in the comparison's folder
 
 _SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 # A turn takes at least this long on plain BERT: the clock and the call that
@@ -161,3 +165,54 @@ def measure(
       for name, x in timed.items()
     },
   }
+
+
+def read(file: pathlib.Path, arms: dict[str, Config]) -> dict[str, Any]:
+  """The content of timing.json, empty where there is none.
+
+  Args:
+    file: timing.json.
+    arms: whose times are wanted; some may be missing.
+
+  Raises:
+    errors.CheckpointError: it is damaged, or of another comparison.
+  """
+  try:
+    found = json.loads(file.read_bytes())
+    timed = {name: x['fingerprint'] for name, x in found['arms'].items()}
+  except FileNotFoundError:
+    return {'arms': {}}
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.CheckpointError(
+      f'{file}: damaged ({type(error).__name__}); use another --workdir'
+    ) from error
+  for name in arms.keys() & timed.keys():
+    if timed[name] != fingerprint(arms[name]):
+      raise errors.CheckpointError(
+        f'{file}: {name} had another config when it was timed; use another '
+        '--workdir'
+      )
+  return found
+
+
+def add(
+  file: pathlib.Path, there: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+  """Writes timing.json with more arms in it; returns its content.
+
+  Args:
+    file: timing.json.
+    there: of `read`.
+    found: of `measure`; arms that are there keep their times, so that a plan
+      never changes.
+  """
+  arms = found['arms'] | there['arms']
+  for name in arms.keys() - there['arms'].keys():
+    # In the seconds of the first measurement: ratios carry over, a noisy
+    # machine's seconds do not.
+    pace = arms[PLAIN]['seconds_per_step']
+    arms[name]['seconds_per_step'] = arms[name]['ratio'] * pace
+  content = {**found, **there, 'arms': arms}
+  text = json.dumps(content, indent=2) + '\n'
+  artifacts.write_atomically(file, text.encode())
+  return content
