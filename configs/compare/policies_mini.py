@@ -4,9 +4,8 @@
       --config.base.data.files="$DATA/*.jsonl.xz" --workdir=runs/policies_mini
 
 The model of `configs/bert_mini_text.py`. 5 arms, 4 lengths, 5 seeds: about 95
-runs of 3,000 to 6,000 steps. Expect about 10 to 15 hours on 2 CPU cores, half an
-hour on one GPU; `--dry-run` says it of your machine once step times are
-measured.
+runs of 3,000 to 6,000 steps. Expect XX
+
 """
 
 from td_flax.compare import settings

@@ -18,32 +18,32 @@ def get_config():
 
   base.data.files = 'embedded'
   base.data.eval_fraction = 0.05
-  base.data.sequence_length = 64
-  base.data.vocab_size = 1024
+  base.data.sequence_length = 32
+  base.data.vocab_size = 512
   base.data.tokenizer_sample_mb = 1
 
   base.model.norm = 'pre'
-  base.model.num_layers = 4
-  base.model.hidden_dim = 64
-  base.model.num_heads = 4
-  base.model.mlp_dim = 256
-  base.model.max_positions = 64
+  base.model.num_layers = 3
+  base.model.hidden_dim = 32
+  base.model.num_heads = 2
+  base.model.mlp_dim = 128
+  base.model.max_positions = 32
   base.model.dropout = 0.0
   base.model.attention_dropout = 0.0
 
   base.drop.first_layer = 1
-  base.drop.last_layer = 2
-  base.drop.keep = 0.4
+  base.drop.last_layer = 1
+  base.drop.keep = 0.5
 
   base.optimizer.learning_rate = 2e-3
   base.optimizer.warmup = 0.1
 
-  base.train.num_steps = 100
-  base.train.batch_size = 32
+  base.train.num_steps = 60
+  base.train.batch_size = 16
 
-  base.eval.every = 20
-  base.eval.num_rows = 128
-  base.checkpoint.every = 50
+  base.eval.every = 10
+  base.eval.num_rows = 64
+  base.checkpoint.every = 20
   base.log.every = 20
   base.log.tensorboard = False
 

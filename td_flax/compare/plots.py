@@ -71,7 +71,7 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
     )
   plot(
     'pareto',
-    'seconds of training steps (log)',
+    'seconds of training steps',
     lambda axes: _pareto(axes, found['runs'], colors),
   )
 
@@ -150,6 +150,7 @@ def _pareto(
     *zip(*front, strict=True),
     color='gray',
     linestyle='--',
+    drawstyle='steps-post',
     linewidth=1,
     zorder=0,
     label='Pareto front',
@@ -157,7 +158,6 @@ def _pareto(
   axes.scatter(
     *zip(*front, strict=True), s=120, facecolors='none', edgecolors='gray'
   )
-  axes.set_xscale('log')
 
 
 def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

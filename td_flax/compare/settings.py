@@ -122,7 +122,11 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     errors.ConfigError: names the key, its value and what would be valid.
   """
   file = config_lib.typed(_File, raw.to_dict(), all_keys())
-  base = file.base
+  # What is compared is the end of training: nothing earlier is kept.
+  checkpoint = dataclasses.replace(
+    file.base.checkpoint, keep=1, keep_best=False
+  )
+  base = dataclasses.replace(file.base, checkpoint=checkpoint)
   try:
     combinations.check(base, config_lib.flatten(base))
   except errors.ConfigError as error:
@@ -144,10 +148,12 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     )
   plain = 'drop.policy=none drop.stages='
   changes = {PLAIN: plain, **file.arms}
-  changes.setdefault(
-    RANDOM, f'{file.arms[file.reference]} drop.policy=random drop.stages='
-  )
   arms = {name: _arm(base, name, text) for name, text in changes.items()}
+  if RANDOM not in changes:
+    pairs = dict(_pairs(changes[file.reference]))
+    pairs |= {'drop.policy': 'random', 'drop.stages': ''}
+    text = shlex.join(f'{key}={value}' for key, value in pairs.items())
+    changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
   if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
     raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
   return Settings(
@@ -164,11 +170,11 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
 
 
 def _arm(base: Config, name: str, text: Any) -> Config:
-  """`base` with the changes of an arm; runs have only their last checkpoint."""
+  """`base` with the changes of an arm."""
   try:
     if not re.fullmatch(r'[A-Za-z0-9_]+', name):
       raise errors.ConfigError('its name must be letters, digits and _')
-    values = {'checkpoint.keep': 1, 'checkpoint.keep_best': False}
+    values = {}
     for key, value in _pairs(text):
       if key.startswith(_OWN) and key not in _NOT_OWN:
         values[key] = config_lib.parse(key, value)
