@@ -121,6 +121,10 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
   Raises:
     errors.ConfigError: names the key, its value and what would be valid.
   """
+  if 'base' not in raw:  # a config of `td_flax.main`
+    raise errors.ConfigError(
+      'base: missing; start from td_flax.compare.settings.default()'
+    )
   file = config_lib.typed(_File, raw.to_dict(), all_keys())
   # What is compared is the end of training: nothing earlier is kept.
   checkpoint = dataclasses.replace(

@@ -45,7 +45,7 @@ def test_cores_are_shared_out():
     one, other = children.places(Machine('cpu', 1), 2)
     assert sorted(one.cores | other.cores) == mine
     assert not one.cores & other.cores
-  with pytest.raises(errors.ConfigError, match='must be at most .* the cores'):
+  with pytest.raises(errors.ConfigError, match=r'at most .* the cores'):
     children.places(Machine('cpu', 1), len(mine) + 1)
 
 

@@ -161,9 +161,7 @@ def test_a_loss_that_is_not_finite_counts_for_nothing():
 def test_a_policys_own_loss_is_a_column():
   text = report.markdown(make(all_runs(2)))
   assert 'own evaluation' not in text
-  runs = [
-    x | {'own_loss': 2.5} if x['arm'] == 'td' else x for x in all_runs(2)
-  ]
+  runs = [x | {'own_loss': 2.5} if x['arm'] == 'td' else x for x in all_runs(2)]
   text = report.markdown(make(runs))
   assert "| loss of the policy's own evaluation |" in text
   assert '| 2.5000 ± 0.0000 |' in text

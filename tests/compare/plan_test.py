@@ -56,7 +56,7 @@ def test_a_model_of_one_layer_has_no_shallow_control():
   raw.arms.td = 'optimizer.learning_rate=1e-3'
   raw.arms.random = 'drop.policy=none'  # the usual one needs more layers
   raw.reference = 'td'
-  with pytest.raises(errors.ConfigError, match='base.model.num_layers=1'):
+  with pytest.raises(errors.ConfigError, match=r'base\.model\.num_layers=1'):
     plan.arms(settings.load(raw), V)
 
 
@@ -99,5 +99,5 @@ def test_a_run_too_short_for_its_parts_is_one_line():
   arm = plan.arms(
     make("drop.policy=random 'drop.stages=1% policy=none; rest'"), V
   )['td']
-  with pytest.raises(errors.ConfigError, match='arms.td: drop.stages: .*step'):
+  with pytest.raises(errors.ConfigError, match=r'td: drop\.stages: .*step'):
     plan.run_config(arm, plan.Run('td', 10, 0), pathlib.Path('/d'))

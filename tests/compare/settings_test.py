@@ -64,7 +64,10 @@ def test_a_control_of_the_file_is_taken():
       {'arms': {'td': 'drop.keep=half'}},
       "arms.td: drop.keep='half': must be a number",
     ),
-    ({'arms': {'td': 'drop.keep=-1'}}, 'arms.td: drop.keep=-1.0: must be above'),
+    (
+      {'arms': {'td': 'drop.keep=-1'}},
+      'arms.td: drop.keep=-1.0: must be above',
+    ),
     (
       {'arms': {'td': 'train.num_steps=5'}},
       'arms.td: train.num_steps: cannot differ between arms',
@@ -80,7 +83,10 @@ def test_a_control_of_the_file_is_taken():
     ({'seeds': 0}, 'seeds=0: must be at least 1'),
     ({'seeds': 1.5}, 'seeds=1.5: must be a whole number'),
     ({'sedes': 1}, 'sedes: no such key; did you mean seeds'),
-    ({'protocols': 'equal_step'}, "protocols='equal_step': must be a comma list"),
+    (
+      {'protocols': 'equal_step'},
+      "protocols='equal_step': must be a comma list",
+    ),
     ({'budgets': '0.5,1.5'}, "budgets='0.5,1.5': must be a comma list"),
     ({'budgets': ''}, "budgets='': must be a comma list"),
     (

@@ -66,7 +66,9 @@ def test_the_unigram_loss_is_that_of_the_training_frequencies():
   rows = np.array([[0, 2, 2, 3, 1], [0, 2, 4, 1, 1]])
   p = np.array([6, 2, 1]) / 9
   expected = -(3 * np.log(p[0]) + np.log(p[1]) + np.log(p[2])) / 5
-  assert statistics.unigram_loss(counts, rows, [0, 1]) == pytest.approx(expected)
+  assert statistics.unigram_loss(counts, rows, [0, 1]) == pytest.approx(
+    expected
+  )
 
 
 def test_plain_must_have_left_the_plateau():
