@@ -7,8 +7,8 @@ The model of `configs/bert_mini_text.py`, long enough to leave the plateau of
 predicting frequencies on text like Wikipedia's. 5 arms, 5 seeds, 95 runs: in
 all about as much as 75 plain ones of 8,000 steps. At 0.4 s a step (2 CPU cores)
 that is under 3 days, at 10 ms under 2 hours; `--dry-run` says it of your
-machine once step times are measured. `--config.protocols=equal_steps,equal_time`
-takes little more than half of it.
+machine once step times are measured. Without `time_to_target` it is little more
+than half: `--config.protocols=equal_steps,equal_time`.
 """
 
 from td_flax.compare import settings

@@ -21,13 +21,9 @@ from typing import Any, NamedTuple, Self
 
 from td_flax import errors
 
-# The variable that shows a process some of the devices of a platform.
-_VISIBLE = {
-  'cuda': 'CUDA_VISIBLE_DEVICES',
-  'rocm': 'HIP_VISIBLE_DEVICES',
-  'gpu': 'CUDA_VISIBLE_DEVICES',
-  'tpu': 'TPU_VISIBLE_CHIPS',
-}
+# The variable that shows a process some of the devices of a platform; AMD's
+# runtime reads CUDA's too.
+_VISIBLE = {'gpu': 'CUDA_VISIBLE_DEVICES', 'tpu': 'TPU_VISIBLE_CHIPS'}
 # A process of libtpu that sees one chip must not wait for the others'.
 _ONE_CHIP = {
   'TPU_CHIPS_PER_PROCESS_BOUNDS': '1,1,1',
@@ -40,7 +36,7 @@ class Machine(NamedTuple):
 
   Attributes:
     platform: of jax: `cpu`, `gpu`, `tpu`.
-    devices: accelerators; 1 on a CPU.
+    devices: accelerators that can be told apart; 1 on a CPU.
   """
 
   platform: str
@@ -73,8 +69,8 @@ def machine() -> Machine:
   import jax
 
   platform = jax.default_backend()
-  is_cpu = platform == 'cpu'
-  return Machine(platform, 1 if is_cpu else jax.local_device_count())
+  count = jax.local_device_count() if platform in _VISIBLE else 1
+  return Machine(platform, count)
 
 
 def places(found: Machine, jobs: int) -> list[Place]:
@@ -101,6 +97,8 @@ def places(found: Machine, jobs: int) -> list[Place]:
       Place({}, frozenset(cores[start:stop]))
       for start, stop in itertools.pairwise(bounds)
     ]
+  if found.platform not in _VISIBLE:
+    return [Place({}, frozenset())]
   variable = _VISIBLE[found.platform]
   already = os.environ.get(variable, '')
   visible = already.split(',') if already else map(str, range(found.devices))

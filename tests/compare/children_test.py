@@ -51,7 +51,7 @@ def test_cores_are_shared_out():
 
 def test_every_job_has_a_device(monkeypatch):
   monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
-  found = children.places(Machine('cuda', 4), 2)
+  found = children.places(Machine('gpu', 4), 2)
   assert [x.environment for x in found] == [
     {'CUDA_VISIBLE_DEVICES': '0'},
     {'CUDA_VISIBLE_DEVICES': '1'},
@@ -61,6 +61,7 @@ def test_every_job_has_a_device(monkeypatch):
   assert [x.environment['CUDA_VISIBLE_DEVICES'] for x in found] == ['3', '5']
   found = children.places(Machine('tpu', 4), 4)
   assert found[3].environment['TPU_VISIBLE_CHIPS'] == '3'
+  assert children.places(Machine('other', 1), 1) == [Place({}, frozenset())]
   with pytest.raises(errors.ConfigError, match=r'--jobs=3: .* 2, the devices'):
     children.places(Machine('gpu', 2), 3)
 
