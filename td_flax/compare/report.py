@@ -224,8 +224,9 @@ def markdown(found: dict[str, Any]) -> str:
   problems += [
     f'{run}: its loss is not finite' for run in found['not_finite_runs']
   ]
-  lines += [f'- failed: {problem}' for problem in problems]
-  lines += ['', *_arms(found)]
+  if problems:
+    lines += [*(f'- failed: {problem}' for problem in problems), '']
+  lines += _arms(found)
   for protocol, figures in found['protocols'].items():
     figures = {arm: x for arm, x in figures.items() if x is not None}
     if not figures:
