@@ -1,6 +1,5 @@
 """Which values of a config cannot work together."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from td_flax import errors
@@ -62,7 +61,23 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
     'train.microbatches',
     f'a divisor of train.batch_size={train.batch_size}',
   )
-  _check_drop(config, require)
+  names = policies.names()
+  require(
+    config.drop.policy in names, 'drop.policy', f'one of {", ".join(names)}'
+  )
+  policy = policies.load(config.drop.policy)
+  policy.check(config, require)
+  require(
+    not (config.drop.consistency_every and policy.own_geometry),
+    'drop.consistency_every',
+    f'0 with drop.policy={config.drop.policy}: a full pass is no reference for '
+    'what that trains',
+  )
+  require(
+    not config.drop.consistency_every or train.predicted_only_last_layer,
+    'drop.consistency_every',
+    '0 without train.predicted_only_last_layer',
+  )
   if train.profile_steps:
     start, _, stop = train.profile_steps.partition(':')
     require(
@@ -78,38 +93,4 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
     'checkpoint.every',
     f'a multiple or a divisor of eval.every={config.eval.every}: the best '
     'checkpoint (checkpoint.keep_best) is one that was evaluated',
-  )
-
-
-def _check_drop(
-  config: 'Config', require: Callable[[bool, str, str], None]
-) -> None:
-  drop, layers = config.drop, config.model.num_layers
-  names = policies.names()
-  require(drop.policy in names, 'drop.policy', f'one of {", ".join(names)}')
-  if drop.policy == 'none':
-    return
-  n, p, k = config.data.sequence_length, config.num_predicted, config.num_kept
-  require(
-    drop.last_layer <= layers - 2,
-    'drop.last_layer',
-    f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
-    'every token',
-  )
-  require(
-    drop.first_layer <= drop.last_layer,
-    'drop.first_layer',
-    f'at most drop.last_layer={drop.last_layer}',
-  )
-  require(k <= n, 'drop.keep', f'at most data.sequence_length={n}')
-  require(
-    drop.keep <= 1 or drop.keep == k,
-    'drop.keep',
-    'a share of N up to 1 or a whole number of tokens above',
-  )
-  require(
-    k >= p + 2,
-    'drop.keep',
-    f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
-    'positions, [CLS] and [SEP] are always kept',
   )

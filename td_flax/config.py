@@ -142,6 +142,13 @@ class DropConfig:
   initial_loss: float = _at_least(10.0, 0)
   # Scale of Gumbel noise on the scores: 0 is the exact top k.
   noise: float = _at_least(0.0, 0)
+  # What stands for the dropped tokens in the narrow layers: nothing, or their
+  # mean, or their mean weighted by importance, in so many tokens.
+  pool: str = _choice('none', 'mean', 'weighted')
+  clusters: int = _at_least(1, 1)
+  # Every so many steps also a pass over full sequences that the dropped one is
+  # held to (`consistency.py`); 0 never.
+  consistency_every: int = _at_least(0, 0)
   # Parts of the run that drop differently (`stages.py`); '' is one part.
   stages: str = ''
 

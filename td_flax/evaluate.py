@@ -49,15 +49,22 @@ class Evaluator:
       for i, batch in enumerate(batches)
     ]
     self._engine = engine
-    self._step = engine.map_eval(steps.evaluate)
+    self._steps = {'eval/loss': engine.map_eval(steps.evaluate)}
+    if steps.policy.own_geometry:
+      self._steps['eval/own_loss'] = engine.map_eval(steps.evaluate_own)
 
   def __call__(self, params: nnx.State) -> dict[str, float]:
-    """`eval/loss` in nats per predicted token and `eval/accuracy`."""
-    sums: list[Any] = [self._step(params, *batch) for batch in self._batches]
-    loss, weight, correct = np.sum(
-      np.asarray(self._engine.fetch(sums), np.float64), axis=0
-    )
-    return {
-      'eval/loss': float(loss / weight),
-      'eval/accuracy': float(correct / weight),
-    }
+    """`eval/loss` in nats per predicted token and `eval/accuracy`.
+
+    Where the policy trains another geometry, also `eval/own_loss`: the loss at
+    the same positions computed as in training.
+    """
+    figures = {}
+    for name, step_ in self._steps.items():
+      sums: list[Any] = [step_(params, *batch) for batch in self._batches]
+      loss, weight, correct = np.sum(
+        np.asarray(self._engine.fetch(sums), np.float64), axis=0
+      )
+      figures[name] = float(loss / weight)
+      figures.setdefault('eval/accuracy', float(correct / weight))
+    return figures

@@ -88,20 +88,35 @@ def holding(
     yield
 
 
+class Program(Protocol):
+  """A train step, and the matmul FLOPs it takes on one row."""
+
+  row_flops: int
+
+  def train(
+    self, state: TrainState, batch: Any
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """One update."""
+
+
 class Experiment(Protocol):
   """What a loop needs to know of what is learned.
 
   Attributes:
-    learner: its functions.
+    learner: makes the state.
     table: the importance table of a fresh state.
     pipeline: its batches.
-    row_flops: matmul FLOPs of a step on one row.
   """
 
   learner: Learner
   table: np.ndarray
   pipeline: Pipeline
-  row_flops: int
+
+  def programs(self, start: int) -> dict[Any, Program]:
+    """What the steps from `start` on run, in the order of their first use."""
+
+  def program_at(self, step: int) -> Any:
+    """Which of them a step runs."""
 
   def initial(self, params: Any) -> Any:
     """The parameters to start from, given fresh ones."""
@@ -178,7 +193,6 @@ class _Run:
     chip = chips.chip_of(engine.devices[0].device_kind)
     self.speed = Speed(
       tokens_per_step=rows * config.data.sequence_length,
-      flops_per_step=rows * experiment.row_flops,
       peak_flops=chip and chip.peak_flops * engine.num_devices,
     )
     self.writer = None
@@ -233,12 +247,14 @@ class _Run:
       self._write(0, self._evaluate())
     if start == num_steps:
       return
-    with self.speed.compiling():
-      train_step = engine.compile_train(
-        self.experiment.learner.train,
-        self.state,
-        self.experiment.learner.batch,
-      )
+    programs = self.experiment.programs(start)
+    with self.speed.compiling():  # all of them: a switch waits for nothing
+      train_steps = {
+        name: engine.compile_train(
+          program.train, self.state, self.experiment.learner.batch
+        )
+        for name, program in programs.items()
+      }
     pipeline = self.experiment.pipeline
     rows = engine.local_rows(config.train.batch_size)
     bar = progress.Progress(num_steps, 'training', 'steps', initial=start)
@@ -247,9 +263,12 @@ class _Run:
       shown = start
       for done in range(start + 1, num_steps + 1):
         self._profile(done - 1)
-        self.state, measured = train_step(self.state, feed.batch(done - 1))
+        name = self.experiment.program_at(done - 1)
+        self.state, measured = train_steps[name](
+          self.state, feed.batch(done - 1)
+        )
         self.window.add(measured)
-        self.speed.add_step()
+        self.speed.add_step(config.train.batch_size * programs[name].row_flops)
         is_last = done == num_steps
         must_stop = stop.requested(done) and not is_last
         logs = is_last or done % config.log.every == 0

@@ -4,25 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from td_flax import compilation, step
-from td_flax.dropping import plan as plans
-from td_flax.model import flops
-
-
-def row_flops(steps: step.Steps, plan: plans.Plan) -> int:
-  """Matmul FLOPs of a training step on one row, if `plan` were the plan.
-
-  Counted as an ideal implementation would need them: nothing that is computed
-  twice (rematerialisation) or for nothing (padding of the vocabulary).
-  """
-  config = steps.config
-  return flops.train_flops(
-    config.model,
-    plan,
-    sequence_length=config.data.sequence_length,
-    num_predicted=config.num_predicted,
-    vocab_size=steps.vocab_size,
-  )
+from td_flax import compilation
 
 
 class Speed:
@@ -30,7 +12,6 @@ class Speed:
 
   Args:
     tokens_per_step: over all devices and processes, [PAD] included.
-    flops_per_step: the same for matmul FLOPs.
     peak_flops: what all devices could do in a second, in bfloat16 whatever
       the model computes in; None where nobody knows.
 
@@ -47,16 +28,15 @@ class Speed:
     self,
     *,
     tokens_per_step: int,
-    flops_per_step: int,
     peak_flops: float | None,
   ):
     self._tokens_per_step = tokens_per_step
-    self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops
     self._since: float | None = None
     self._seconds = 0.0
     self._steps = 0
-    self._window = (0, 0.0)  # steps and seconds at the latest `row`
+    self._flops = 0
+    self._window = (0, 0, 0.0)  # steps, FLOPs, seconds at the latest `row`
     self._untold: dict[str, float] = {}  # of compiling, since then
     self.compile_seconds = 0.0
     self.compile_cached = False
@@ -97,9 +77,10 @@ class Speed:
     yield
     self.start()
 
-  def add_step(self) -> None:
-    """Counts a step."""
+  def add_step(self, flops: int) -> None:
+    """Counts a step and its matmul FLOPs over all devices."""
     self._steps += 1
+    self._flops += flops
 
   def row(self, waited: float) -> dict[str, float]:
     """The figures since the last row; call while paused.
@@ -114,10 +95,10 @@ class Speed:
       `throughput/eval_compile_seconds`.
     """
     self.data_seconds += waited
-    steps, seconds = self._window
-    self._window = (self._steps, self._seconds)
+    steps, flops, seconds = self._window
+    self._window = (self._steps, self._flops, self._seconds)
     figures = self._figures(
-      self._steps - steps, self._seconds - seconds, waited
+      self._steps - steps, self._flops - flops, self._seconds - seconds, waited
     )
     row = {f'throughput/{name}': x for name, x in figures.items()}
     row |= self._untold
@@ -130,16 +111,18 @@ class Speed:
       return None
     return {
       'train_seconds': self._seconds,
-      **self._figures(self._steps, self._seconds, self.data_seconds),
+      **self._figures(
+        self._steps, self._flops, self._seconds, self.data_seconds
+      ),
       'compile_seconds': self.compile_seconds,
       'compile_cached': self.compile_cached,
       'eval_compile_seconds': self.eval_compile_seconds,
     }
 
   def _figures(
-    self, steps: int, seconds: float, waited: float
+    self, steps: int, flops: int, seconds: float, waited: float
   ) -> dict[str, float]:
-    flops_per_second = steps * self._flops_per_step / seconds
+    flops_per_second = flops / seconds
     figures = {
       'tokens_per_second': steps * self._tokens_per_step / seconds,
       'model_flops_per_second': flops_per_second,

@@ -5,6 +5,7 @@ sums.
 Letters: B rows of one device, N tokens, P predicted positions, V vocabulary.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,15 +13,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from td_flax.config import Config, num_predicted
+from td_flax.config import Config
 from td_flax.data import masking
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
+from td_flax.dropping import consistency, policies, routing
 from td_flax.dropping import plan as plans
-from td_flax.dropping import policies
-from td_flax.dropping.policies.base import Context
+from td_flax.dropping.policies.base import Context, Policy
 from td_flax.learner import Learner, Sums
-from td_flax.model import bert, dropout, loss
+from td_flax.model import bert, dropout, flops, loss
 
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
@@ -28,16 +29,50 @@ EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 def training_plan(config: Config) -> plans.Plan:
   """The layers of a training step and how many tokens they see."""
   plan = policies.load(config.drop.policy).plan(config)
-  return _with_last_layer(config, plan, config.train.mask_rate)
+  return with_last_layer(config, plan)
 
 
-def _with_last_layer(
-  config: Config, plan: plans.Plan, mask_rate: float
+def with_last_layer(
+  config: Config, plan: plans.Plan, also: int = 0
 ) -> plans.Plan:
+  """`plan`, whose last layer computes P tokens and `also` some others."""
   if not config.train.predicted_only_last_layer:
     return plan
-  n = config.data.sequence_length
-  return plans.predicted_only(plan, num_predicted(mask_rate, n))
+  return plans.predicted_only(plan, config.num_predicted + also)
+
+
+def passes(config: Config, *, consistent: bool) -> tuple[plans.Plan, ...]:
+  """The plans of a step: its own, and of full sequences where it is consistent.
+
+  Args:
+    config: of the stage.
+    consistent: the step makes a second pass (`consistency.py`).
+  """
+  plan = policies.load(config.drop.policy).plan(config)
+  if not consistent:
+    return (with_last_layer(config, plan),)
+  full = plans.full(config.model.num_layers)
+  return with_last_layer(config, plan, 1), with_last_layer(config, full, 1)
+
+
+def plan_flops(config: Config, plan: plans.Plan, vocab_size: int) -> int:
+  """Matmul FLOPs of forward and backward pass of one row through a plan.
+
+  Counted as an ideal implementation would need them: nothing that is computed
+  twice (rematerialisation) or for nothing (padding of the vocabulary).
+  """
+  return flops.train_flops(
+    config.model,
+    plan,
+    sequence_length=config.data.sequence_length,
+    num_predicted=config.num_predicted,
+    vocab_size=vocab_size,
+  )
+
+
+def _as_evaluated(config: Config) -> Config:
+  train = dataclasses.replace(config.train, mask_rate=EVAL_MASK_RATE)
+  return dataclasses.replace(config, train=train)
 
 
 class Steps(Learner):
@@ -48,9 +83,13 @@ class Steps(Learner):
     vocab_size: ids there are.
     special: the tokenizer's special ids.
     devices: what the functions are mapped over.
+    table_policy: whose table the state holds; by default the config's own.
+    consistent: a step also passes full sequences (`consistency.py`).
 
   Attributes:
+    policy: decides what is dropped.
     plan: the layers of a training step and how many tokens they see.
+    full: the plan of the second pass; None without one.
   """
 
   def __init__(
@@ -59,12 +98,17 @@ class Steps(Learner):
     vocab_size: int,
     special: SpecialIds,
     devices: Devices,
+    *,
+    table_policy: Policy | None = None,
+    consistent: bool = False,
   ):
     self.vocab_size = vocab_size
     self.special = special
     policy = policies.load(config.drop.policy)
     self.policy = policy(config, vocab_size, special)
-    self.plan = training_plan(config)
+    self.table_policy = table_policy or self.policy
+    self.plan, *second = passes(config, consistent=consistent)
+    self.full = second[0] if second else None
     super().__init__(config, devices)
 
   @property
@@ -80,6 +124,17 @@ class Steps(Learner):
       self.policy.plan(self.config), self.config.data.sequence_length
     )
 
+  @property
+  def row_flops(self) -> int:
+    """Matmul FLOPs of a step on one row."""
+    return sum(
+      self.flops_of(plan) for plan in (self.plan, self.full) if plan is not None
+    )
+
+  def flops_of(self, plan: plans.Plan) -> int:
+    """Matmul FLOPs of forward and backward pass of one row through a plan."""
+    return plan_flops(self.config, plan, self.vocab_size)
+
   def _model(self) -> bert.Bert:
     rngs = nnx.Rngs(self.config.train.seed)
     return bert.Bert(self.config.model, self.vocab_size, rngs, self.devices)
@@ -87,7 +142,7 @@ class Steps(Learner):
   def _learned_table(
     self, table: Float[Array, ' V'], observed: Any
   ) -> Float[Array, ' V']:
-    return self.policy.update(table, observed)
+    return self.table_policy.update(table, observed)
 
   def _loss(
     self,
@@ -100,29 +155,41 @@ class Steps(Learner):
     ids = ids.astype(jnp.int32)
     seed = jax.random.key(self.config.train.seed)
     keys = masking.row_keys(seed, step, rows)
-    batch = self._masked(ids, keys, self.config.train.mask_rate)
-    # Streams of one row: masks use its key, spans and dropout a fold of it.
-    context = Context(batch.ids, table, _fold(keys, 1))
-    seeds = None
-    if self.config.model.dropout or self.config.model.attention_dropout:
-      seeds = dropout.seeds(_fold(keys, 2))
-    sums, losses = self._forward(
-      params,
-      batch,
-      self.plan,
-      lambda span, x: self.policy.route(
-        span, x, context._replace(keys=_fold(context.keys, span.layers[0]))
-      ),
-      seeds,
-    )
+    batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
+    # Streams of one row: masks use its key; spans and dropout, folds of it.
+    router = self._router(batch, table, _fold(keys, 1))
+    model = nnx.merge(self.graph, params)
+    seeds = self._seeds(keys, 2)
+    if self.full is None:
+      logits = model(batch, self.plan, router, seeds)
+      sums, losses = _sums(logits, batch)
+      objective = sums.loss
+    else:
+      logits, first = model.with_first(batch, self.plan, router, seeds)
+      sums, losses = _sums(logits, batch)
+      logits, reference = model.with_first(
+        batch, self.full, None, self._seeds(keys, 3)
+      )
+      whole, _ = _sums(logits, batch)
+      objective = consistency.CROSS_ENTROPY * (sums.loss + whole.loss)
+      # A mean over rows, like the others over predicted positions: the learner
+      # divides by the number of these.
+      per_row = jnp.sum(batch.weights, axis=-1)
+      for ours, theirs in zip(first, reference, strict=True):
+        apart = consistency.divergence(ours, theirs)
+        objective += consistency.DIVERGENCE * jnp.sum(apart * per_row)
     with jax.named_scope('table'):
-      observed = self.policy.observe(batch.labels, losses, batch.weights)
-    return sums.loss, (sums, jax.lax.stop_gradient(observed))
+      observed = self.table_policy.observe(batch.labels, losses, batch.weights)
+    return objective, (sums, jax.lax.stop_gradient(observed))
 
   def _masked(
-    self, ids: Int[Array, 'B N'], keys: Key[Array, ' B'], mask_rate: float
+    self,
+    config: Config,
+    ids: Int[Array, 'B N'],
+    keys: Key[Array, ' B'],
+    all_as_mask: bool,
   ) -> masking.MaskedBatch:
-    model = self.config.model
+    model = config.model
     segments = masking.segment(
       ids,
       self.special,
@@ -133,28 +200,35 @@ class Steps(Learner):
       ids,
       segments,
       keys,
-      mask_rate=mask_rate,
+      mask_rate=config.train.mask_rate,
       vocab_size=self.vocab_size,
       special=self.special,
+      all_as_mask=all_as_mask,
     )
 
-  def _forward(
+  def _seeds(self, keys: Key[Array, ' B'], stream: int) -> dropout.Seeds | None:
+    if self.config.model.dropout or self.config.model.attention_dropout:
+      return dropout.seeds(_fold(keys, stream))
+    return None
+
+  def _router(
     self,
-    params: nnx.State,
     batch: masking.MaskedBatch,
-    plan: plans.Plan,
-    router: bert.Router | None,
-    seeds: dropout.Seeds | None,
-  ) -> tuple[Sums, Float[Array, 'B P']]:
-    """Sums over the rows, and the loss of every predicted position in nats."""
-    logits = nnx.merge(self.graph, params)(batch, plan, router, seeds)
-    losses, correct = loss.cross_entropy(logits, batch.labels)
-    sums = Sums(
-      jnp.sum(losses * batch.weights),
-      jnp.sum(batch.weights),
-      jnp.sum(correct * batch.weights),
-    )
-    return sums, losses
+    table: Float[Array, ' V'],
+    keys: Key[Array, ' B'],
+  ) -> bert.Router:
+    segments = batch.segments.segments
+    context = Context(batch.ids, segments, batch.hidden, table, keys)
+
+    def router(
+      span: plans.Span, x: Float[Array, 'B N D'], received: bert.Received
+    ) -> routing.Route:
+      own = _fold(keys, span.layers[0])
+      return self.policy.route(
+        span, x, context._replace(keys=own, received=received)
+      )
+
+    return router
 
   def evaluate(
     self,
@@ -172,13 +246,52 @@ class Steps(Learner):
     Returns:
       Loss in nats, weight and correct predictions, summed.
     """
+    plan = plans.full(self.config.model.num_layers)
+    return self._evaluate(params, ids, first, plan, all_as_mask=False)
+
+  def evaluate_own(
+    self,
+    params: nnx.State,
+    ids: Int[Array, 'B N'],
+    first: Int[Array, ''],
+  ) -> Sums:
+    """The same positions, computed as the policy trains them."""
+    plan = self.policy.plan(_as_evaluated(self.config))
+    return self._evaluate(
+      params, ids, first, plan, all_as_mask=self.policy.all_as_mask
+    )
+
+  def _evaluate(
+    self,
+    params: nnx.State,
+    ids: Int[Array, 'B N'],
+    first: Int[Array, ''],
+    plan: plans.Plan,
+    *,
+    all_as_mask: bool,
+  ) -> Sums:
+    config = _as_evaluated(self.config)
     rows = first + self.devices.first_row(len(ids)) + jnp.arange(len(ids))
     keys = masking.row_keys(jax.random.key(self.config.eval.seed), 0, rows)
-    batch = self._masked(ids.astype(jnp.int32), keys, EVAL_MASK_RATE)
-    plan = plans.full(self.config.model.num_layers)
-    plan = _with_last_layer(self.config, plan, EVAL_MASK_RATE)
-    sums, _ = self._forward(params, batch, plan, None, None)
-    return self.devices.sum(sums)
+    batch = self._masked(config, ids.astype(jnp.int32), keys, all_as_mask)
+    table = jnp.zeros(self.vocab_size)  # own geometries read none
+    router = self._router(batch, table, _fold(keys, 1))
+    model = nnx.merge(self.graph, params)
+    logits = model(batch, with_last_layer(config, plan), router)
+    return self.devices.sum(_sums(logits, batch)[0])
+
+
+def _sums(
+  logits: Float[Array, 'B P V'], batch: masking.MaskedBatch
+) -> tuple[Sums, Float[Array, 'B P']]:
+  """Sums over the rows, and the loss of every predicted position in nats."""
+  losses, correct = loss.cross_entropy(logits, batch.labels)
+  sums = Sums(
+    jnp.sum(losses * batch.weights),
+    jnp.sum(batch.weights),
+    jnp.sum(correct * batch.weights),
+  )
+  return sums, losses
 
 
 def _fold(keys: Key[Array, ' B'], data: int) -> Key[Array, ' B']:

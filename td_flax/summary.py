@@ -15,7 +15,7 @@ from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.learner import TrainState
-from td_flax.speed import row_flops
+from td_flax.programs import Programs
 from td_flax.workdir import Workdir
 
 _EXTREMES = 10
@@ -23,7 +23,7 @@ _EXTREMES = 10
 
 def make(
   config: Config,
-  steps: step.Steps,
+  programs: Programs,
   packed: PackedDataset,
   state: TrainState,
   *,
@@ -36,7 +36,7 @@ def make(
 
   Args:
     config: the experiment.
-    steps: its functions.
+    programs: its steps.
     packed: its dataset; the tokenizer names the ids.
     state: at the end, on the host.
     num_devices: over all processes.
@@ -44,10 +44,12 @@ def make(
     memory: `first_eval_loss` and `last_eval_loss`, in nats.
     speed: of this process, None where it took no step.
   """
+  steps = programs.base
   plain = plans.full(config.model.num_layers)
-  if config.train.predicted_only_last_layer:  # as a run without dropping has
-    plain = plans.predicted_only(plain, config.num_predicted)
-  dropped_flops = row_flops(steps, steps.plan)
+  plain_flops = steps.flops_of(step.with_last_layer(config, plain))
+  row_flops = programs.mean(
+    {key: x.row_flops for key, x in programs.steps.items()}
+  )
   return {
     'name': config.name,
     'step': int(state.step),
@@ -58,9 +60,11 @@ def make(
     'first_eval_loss': memory['first_eval_loss'],
     'last_eval_loss': memory['last_eval_loss'],
     'skipped_updates': int(state.skipped),
-    'layer_tokens_kept': steps.layer_tokens_kept,
-    'flops_per_row': dropped_flops,
-    'flops_ratio': dropped_flops / row_flops(steps, plain),
+    'layer_tokens_kept': programs.mean(
+      {key: x.layer_tokens_kept for key, x in programs.steps.items()}
+    ),
+    'flops_per_row': row_flops,
+    'flops_ratio': row_flops / plain_flops,
     'params_sha256': checkpoint.params_sha256(state.params),
     **(speed or {}),
     **extremes(

@@ -16,14 +16,17 @@ from td_flax import (
   metrics,
   parallel,
   pretrained,
+  progress,
+  stages,
   step,
   summary,
 )
 from td_flax.config import Config
 from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
+from td_flax.dropping import policies
 from td_flax.learner import TrainState
-from td_flax.speed import row_flops
+from td_flax.programs import Key, Programs
 from td_flax.workdir import Workdir
 
 
@@ -43,7 +46,12 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   """
   engine = parallel.make(config.parallel)
   loop.check_devices(config, engine)
-  loop.report_attention(config, engine, step.training_plan(config))
+  for stage in stages.of(config):
+    loop.report_attention(
+      stage.config, engine, step.training_plan(stage.config)
+    )
+    if note := policies.load(stage.config.drop.policy).note(stage.config):
+      progress.write_line(note)
   workdir = Workdir(path)
   workdir.check(config)
   packed = _packed(config, pathlib.Path(config.data.dir or workdir.data))
@@ -59,7 +67,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     done = loop.run(config, workdir, engine, pretraining)
     content = summary.make(
       config,
-      pretraining.learner,
+      pretraining.all_programs,
       packed,
       done.state,
       num_devices=engine.num_devices,
@@ -129,9 +137,10 @@ class _Pretraining:
     self._packed = packed
     self._engine = engine
     tokenizer = packed.tokenizer
-    self.learner = step.Steps(
+    self.all_programs = Programs(
       config, tokenizer.vocab_size, tokenizer.special, engine
     )
+    self.learner = self.all_programs.base
     self.table = self.learner.policy.initial_table(packed.unigram_counts)
     self.evaluate = evaluate.Evaluator(
       config, self.learner, engine, packed.eval
@@ -139,7 +148,19 @@ class _Pretraining:
     self.pipeline = Pipeline(
       packed.train, seed=config.train.seed, batch_size=config.train.batch_size
     )
-    self.row_flops = row_flops(self.learner, self.learner.plan)
+
+  def programs(self, start: int) -> dict[Key, step.Steps]:
+    """Those of the stages that are not over."""
+    programs = self.all_programs
+    return {
+      key: steps
+      for key, steps in programs.steps.items()
+      if programs.count(key, start)
+    }
+
+  def program_at(self, step: int) -> Key:
+    """That of its stage."""
+    return self.all_programs.at(step)
 
   def initial(self, params: Any) -> Any:
     """The parameters to start from, given fresh ones."""
@@ -149,7 +170,12 @@ class _Pretraining:
 
   def row(self, state: TrainState) -> dict[str, float]:
     """What dropping is like now."""
-    row = {'drop/layer_tokens_kept': self.learner.layer_tokens_kept}
+    key = self.all_programs.at(int(state.step) - 1)
+    row = {
+      'drop/layer_tokens_kept': self.all_programs.steps[key].layer_tokens_kept
+    }
+    if self._config.drop.stages:
+      row['drop/stage'] = key.stage
     table = self._engine.fetch(state.importance)
     known = self.learner.policy.known(table, self._packed.unigram_counts)
     if known is not None:

@@ -7,11 +7,10 @@ import pathlib
 from typing import NamedTuple
 
 from td_flax import config as config_lib
-from td_flax import errors, stages, step
+from td_flax import errors, programs, step
 from td_flax.compare import settings as settings_lib
 from td_flax.compare.settings import PLAIN, SHALLOW, Settings
 from td_flax.config import Config
-from td_flax.model import flops
 
 # Protocol -> arm -> the steps of its runs, ascending.
 Lengths = dict[str, dict[str, tuple[int, ...]]]
@@ -24,7 +23,7 @@ class Arm(NamedTuple):
     change: what it changes of the base config, as on a command line.
     config: but for the length and the seed.
     flops_per_row: matmul FLOPs of a train step on one row, averaged over the
-      parts of the run.
+      steps of the run.
   """
 
   change: str
@@ -46,19 +45,15 @@ class Run(NamedTuple):
 
 
 def row_flops(config: Config, vocab_size: int) -> float:
-  """Matmul FLOPs of a train step on one row, averaged over the run's parts."""
-  return sum(
-    (part.stop - part.start)
-    / config.train.num_steps
-    * flops.train_flops(
-      part.config.model,
-      step.training_plan(part.config),
-      sequence_length=part.config.data.sequence_length,
-      num_predicted=part.config.num_predicted,
-      vocab_size=vocab_size,
+  """Matmul FLOPs of a train step on one row, averaged over the run's steps."""
+  schedule = programs.Schedule(config)
+  return schedule.mean({
+    key: sum(
+      step.plan_flops(part, one, vocab_size)
+      for one in step.passes(part, consistent=key.consistent)
     )
-    for part in stages.of(config)
-  )
+    for key, part in schedule.configs.items()
+  })  # fmt: skip
 
 
 def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
@@ -144,7 +139,7 @@ def run_config(arm: Arm, run: Run, data_dir: pathlib.Path) -> Config:
   }
   try:
     config = config_lib.with_changes(arm.config, changes)
-    stages.of(config)
+    programs.Schedule(config)
   except errors.ConfigError as error:
     raise errors.ConfigError(f'arms.{run.arm}: {error}') from None
   return config

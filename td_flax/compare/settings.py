@@ -102,9 +102,10 @@ def all_keys() -> list[str]:
 
 
 def check_key(key: str) -> None:
-  """Refuses a dotted key that no comparison has."""
-  section, _, name = key.partition('.')
-  if not (section == 'arms' and name) and key not in all_keys():
+  """Refuses a dotted key that a command line cannot set."""
+  if key.startswith('arms.'):
+    raise errors.ConfigError(f'{key}: arms are set in the file')
+  if key not in all_keys():
     raise config_lib.unknown_key(key, all_keys())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, errors, parallel, speed, stages, step
+from td_flax import artifacts, errors, parallel, programs, step
 from td_flax import config as config_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config
@@ -30,14 +30,16 @@ class Arm:
 
   Args:
     config: the experiment.
-    vocab_size: ids there are; by default `data.vocab_size`.
+    steps: one of its programs; by default that of a run in one part.
   """
 
-  def __init__(self, config: Config, vocab_size: int | None = None):
+  def __init__(self, config: Config, steps: step.Steps | None = None):
     self.config = config
-    size = vocab_size or config.data.vocab_size
     self.engine = parallel.make(config.parallel)
-    self.steps = step.Steps(config, size, _SPECIAL, self.engine)
+    self.steps = steps or step.Steps(
+      config, config.data.vocab_size, _SPECIAL, self.engine
+    )
+    size = self.steps.vocab_size
     table = self.steps.policy.initial_table(np.ones(size, np.int64))
     state = jax.device_get(jax.jit(self.steps.init)(table))
     self.state = self.engine.place(state)
@@ -63,7 +65,7 @@ class Arm:
   def flops(self) -> int:
     """Matmul FLOPs of a step, over all devices."""
     rows = self.config.train.batch_size
-    return rows * speed.row_flops(self.steps, self.steps.plan)
+    return rows * self.steps.row_flops
 
   def figures(self, seconds: list[float]) -> dict[str, float]:
     """Speed from the seconds per step of its turns."""
@@ -117,7 +119,7 @@ def measure(
 ) -> dict[str, Any]:
   """Times arms against `plain`, the only work of the machine meanwhile.
 
-  The distinct parts of a run take turns, and count by their share of its steps.
+  The programs of a run take turns, and count by their share of its steps.
 
   Args:
     arms: by name, `plain` among them.
@@ -129,15 +131,17 @@ def measure(
     over plain's, the median over rounds), `quartiles`, `seconds_per_step`, and
     the `fingerprint` of its config.
   """
-  weights: dict[str, dict[Config, float]] = {}
-  for name, config in arms.items():
-    shares = weights[name] = {}
-    for part in stages.of(config):
-      share = (part.stop - part.start) / config.train.num_steps
-      shares[part.config] = shares.get(part.config, 0) + share
-  parts = dict.fromkeys(part for x in weights.values() for part in x)
-  compiled = {part: Arm(part, vocab_size) for part in parts}
-  plain = compiled[arms[PLAIN]]
+  engine = parallel.make(arms[PLAIN].parallel)
+  runs = {
+    name: programs.Programs(config, vocab_size, _SPECIAL, engine)
+    for name, config in arms.items()
+  }
+  compiled = {
+    (name, key): Arm(steps.config, steps)
+    for name, run in runs.items()
+    for key, steps in run.steps.items()
+  }
+  plain = next(arm for (name, _), arm in compiled.items() if name == PLAIN)
   plain.turn(1)  # warm before its speed decides how long a turn is
   steps = max(1, round(_TURN_SECONDS / plain.turn(1)))
   seconds = interleave(
@@ -145,15 +149,18 @@ def measure(
     rounds,
   )
   totals = {
-    name: sum(share * np.array(seconds[part]) for part, share in shares.items())
-    for name, shares in weights.items()
+    name: [
+      run.mean(dict(zip(run.steps, taken, strict=True)))
+      for taken in zip(*(seconds[name, key] for key in run.steps), strict=True)
+    ]
+    for name, run in runs.items()
   }
   pace = float(np.median(totals[PLAIN]))
   timed = {name: ratio(total, totals[PLAIN]) for name, total in totals.items()}
   return {
-    'platform': plain.engine.platform,
-    'device_kind': plain.engine.kind,
-    'devices': plain.engine.num_devices,
+    'platform': engine.platform,
+    'device_kind': engine.kind,
+    'devices': engine.num_devices,
     'rounds': rounds,
     'steps_per_turn': steps,
     'arms': {

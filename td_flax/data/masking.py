@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from td_flax.config import num_predicted
 from td_flax.data.vocabulary import SpecialIds
@@ -41,6 +41,7 @@ class MaskedBatch(NamedTuple):
     predicted: the predicted positions, as a route to them.
     labels: the original ids there.
     weights: 1, or 0 where a short row has fewer than P predictions.
+    hidden: the positions that count, where `predicted` always has P.
   """
 
   ids: Int[Array, 'B N']
@@ -48,6 +49,7 @@ class MaskedBatch(NamedTuple):
   predicted: routing.Route
   labels: Int[Array, 'B P']
   weights: Float[Array, 'B P']
+  hidden: Bool[Array, 'B N']
 
 
 def row_keys(
@@ -97,6 +99,7 @@ def mask(
   mask_rate: float,
   vocab_size: int,
   special: SpecialIds,
+  all_as_mask: bool = False,
 ) -> MaskedBatch:
   """Draws the predicted positions of every row and hides them.
 
@@ -110,6 +113,7 @@ def mask(
     mask_rate: share of the tokens that is predicted.
     vocab_size: random replacements are drawn from its ordinary ids.
     special: the tokenizer's special ids.
+    all_as_mask: show every predicted position as [MASK], rather than 80%.
 
   Returns:
     The batch.
@@ -138,8 +142,11 @@ def mask(
   for token in specials:  # step over the special ids
     random_ids += random_ids >= token
 
-  shown = jnp.where(hidden & as_mask, special.mask, ids)
-  shown = jnp.where(hidden & as_random, random_ids, shown)
+  if all_as_mask:
+    shown = jnp.where(hidden, special.mask, ids)
+  else:
+    shown = jnp.where(hidden & as_mask, special.mask, ids)
+    shown = jnp.where(hidden & as_random, random_ids, shown)
   chosen = routing.select(ranks, p)
   weights = routing.compact(chosen.kept, hidden.astype(jnp.int32), p)
   return MaskedBatch(
@@ -148,6 +155,7 @@ def mask(
     predicted=chosen,
     labels=routing.compact(chosen.kept, ids, p),
     weights=weights.astype(jnp.float32),
+    hidden=hidden,
   )
 
 

@@ -11,16 +11,21 @@ class Span:
   Attributes:
     layers: 0-based layer numbers, in order.
     keep: k, the tokens per row that pass through these layers; None is all.
-    cross_attend: the first layer's keys and values come from every token that
-      enters the span rather than from the kept ones only.
+    cross_attend: how many of the first layers take keys and values from every
+      token, as it enters the span, rather than from the kept ones.
+    clusters: tokens per row that stand for the dropped ones in these layers.
+    scored: what decides who is kept is the attention that tokens receive in the
+      first layer, which costs its queries and keys for every token.
     restore: behind the span the kept tokens are put back among all. Without
       it the span ends the plan and its tokens are the encoder's result.
   """
 
   layers: tuple[int, ...]
   keep: int | None = None
-  cross_attend: bool = False
+  cross_attend: int = 0
   restore: bool = True
+  clusters: int = 0
+  scored: bool = False
 
 
 Plan = tuple[Span, ...]
@@ -38,6 +43,8 @@ def token_dropping(
   keep: int,
   *,
   cross_attend: bool,
+  clusters: int = 0,
+  scored: bool = False,
 ) -> Plan:
   """Full layers, then the narrow span, then full layers again.
 
@@ -45,9 +52,10 @@ def token_dropping(
   queries are the kept tokens; the layers up to `last_layer` see only those; a
   dropped token enters the layer behind it as it entered `first_layer`.
   """
+  narrow = tuple(range(first_layer, last_layer + 1))
   spans = (
     Span(tuple(range(first_layer))),
-    Span(tuple(range(first_layer, last_layer + 1)), keep, cross_attend),
+    Span(narrow, keep, int(cross_attend), clusters=clusters, scored=scored),
     Span(tuple(range(last_layer + 1, num_layers))),
   )
   return tuple(span for span in spans if span.layers)
@@ -61,25 +69,27 @@ def predicted_only(plan: Plan, num_predicted: int) -> Plan:
   and gradients are unchanged.
 
   Args:
-    plan: ends in layers that see every token.
+    plan: one that ends in a span without `restore` stays as it is.
     num_predicted: P.
   """
   *spans, last = plan
+  if not last.restore:
+    return plan
   *layers, final = last.layers
   if layers:
     spans.append(dataclasses.replace(last, layers=tuple(layers)))
-  tail = Span((final,), num_predicted, cross_attend=True, restore=False)
+  tail = Span((final,), num_predicted, cross_attend=1, restore=False)
   return (*spans, tail)
 
 
 def shapes(plan: Plan, sequence_length: int) -> Iterator[tuple[int, int]]:
   """Queries and keys of every layer, in order."""
   for span in plan:
-    queries = sequence_length if span.keep is None else span.keep
-    keys = sequence_length if span.cross_attend else queries
-    for _ in span.layers:
-      yield queries, keys
-      keys = queries
+    queries = sequence_length
+    if span.keep is not None:
+      queries = span.keep + span.clusters
+    for i in range(len(span.layers)):
+      yield queries, sequence_length if i < span.cross_attend else queries
 
 
 def layer_tokens_kept(plan: Plan, sequence_length: int) -> float:

@@ -18,6 +18,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
+class Clusters(NamedTuple):
+  """Tokens that stand for those that do not pass through a span.
+
+  Attributes:
+    weights: of every token in each cluster; they add up to 1, or to 0 where a
+      cluster is empty.
+    segments: the document that a cluster belongs to; 0 where it is empty.
+  """
+
+  weights: Float[Array, 'B C N']
+  segments: Int[Array, 'B C']
+
+
 class Route(NamedTuple):
   """The tokens of each row that pass through a span.
 
@@ -25,11 +38,13 @@ class Route(NamedTuple):
     positions: their positions, ascending.
     kept: whether a position is among them.
     slots: for a kept position its index in `positions`, otherwise any index.
+    clusters: of the other tokens; None where nothing stands for them.
   """
 
   positions: Int[Array, 'B K']
   kept: Bool[Array, 'B N']
   slots: Int[Array, 'B N']
+  clusters: Clusters | None = None
 
 
 def rank(*keys: Shaped[Array, 'B N']) -> Int[Array, 'B N']:
@@ -64,6 +79,62 @@ def select(ranks: Int[Array, 'B N'], k: int) -> Route:
   slots = jnp.cumsum(kept, axis=-1, dtype=jnp.int32) - 1
   return Route(
     positions=compact(kept, index, k), kept=kept, slots=jnp.maximum(slots, 0)
+  )
+
+
+def with_first(route: Route) -> Route:
+  """A route that lacks position 0, and the same with it."""
+  at_start = jnp.arange(route.kept.shape[-1])[None] == 0
+  return Route(
+    positions=jnp.pad(route.positions, ((0, 0), (1, 0))),
+    kept=route.kept | at_start,
+    slots=jnp.where(at_start, 0, route.slots + 1),
+  )
+
+
+def cluster(
+  dropped: Bool[Array, 'B N'],
+  weights: Float[Array, 'B N'],
+  segments: Int[Array, 'B N'],
+  count: int,
+) -> Clusters:
+  """Divides the dropped tokens of each row, in order, into equal parts.
+
+  A part is the cluster of its first token's document: what it holds of the next
+  one is left out, so that no document sees another.
+
+  Args:
+    dropped: the tokens to stand for; [PAD] is not among them.
+    weights: of each token among those of its cluster, at least 0.
+    segments: the document of each token, ascending along a row.
+    count: C.
+  """
+  order = jnp.cumsum(dropped, axis=-1, dtype=jnp.int32) - 1
+  total = jnp.sum(dropped, axis=-1, keepdims=True, dtype=jnp.int32)
+  part = order * count // jnp.maximum(total, 1)
+  member = part[:, None, :] == jnp.arange(count)[None, :, None]
+  member &= dropped[:, None, :]  # [B, C, N]
+  last = jnp.iinfo(jnp.int32).max
+  own = jnp.min(jnp.where(member, segments[:, None, :], last), axis=-1)
+  member &= segments[:, None, :] == own[:, :, None]
+  # Where all weights are 0, a cluster is an ordinary mean.
+  weighed = jnp.where(member, weights[:, None, :], 0)
+  summed = jnp.sum(weighed, axis=-1, keepdims=True)
+  weighed = jnp.where(summed > 0, weighed, member.astype(weights.dtype))
+  summed = jnp.sum(weighed, axis=-1, keepdims=True)
+  return Clusters(
+    weighed / jnp.where(summed > 0, summed, 1), jnp.where(own == last, 0, own)
+  )
+
+
+def pool(x: Float[Array, 'B N D'], clusters: Clusters) -> Float[Array, 'B C D']:
+  """The weighted mean of each cluster's tokens."""
+  exact = x.dtype == jnp.float32
+  return jnp.einsum(
+    'bcn,bnd->bcd',
+    clusters.weights.astype(x.dtype),
+    x,
+    precision=jax.lax.Precision.HIGHEST if exact else None,
   )
 
 

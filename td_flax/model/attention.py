@@ -170,6 +170,35 @@ def plain(
   return jnp.swapaxes(mixed, 1, 2)
 
 
+def received(
+  query: Float[Array, 'B N H E'],
+  key: Float[Array, 'B N H E'],
+  segments: Int[Array, 'B N'],
+) -> Float[Array, 'B N']:
+  """Attention that each token receives from the others of its document.
+
+  The sum over queries of the softmax weights, without what a token gives to
+  itself, as a mean over heads (Zhao et al. 2022, FCA-BERT, section 3.1). In
+  blocks of queries: no [B, H, N, N] is held in memory.
+  """
+  n = query.shape[1]
+  block = LANES if n % LANES == 0 else n
+
+  def of_block(first: Int[Array, '']) -> Float[Array, 'B N']:
+    queries = jax.lax.dynamic_slice_in_dim(query, first, block, axis=1)
+    own = jax.lax.dynamic_slice_in_dim(segments, first, block, axis=1)
+    scores = jnp.einsum(
+      'bqhe,bmhe->bhqm', queries, key, preferred_element_type=jnp.float32
+    )
+    visible = own[:, None, :, None] == segments[:, None, None, :]
+    scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=-1).mean(1)  # [B, block, N]
+    itself = first + jnp.arange(block)[:, None] == jnp.arange(n)[None]
+    return jnp.sum(jnp.where(itself[None], 0, weights), axis=1)
+
+  return jax.lax.map(of_block, jnp.arange(0, n, block)).sum(0)
+
+
 def splash(
   query: Float[Array, 'B Q H E'],
   key: Float[Array, 'B M H E'],

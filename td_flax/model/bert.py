@@ -10,6 +10,7 @@ norm, MLP, dropout, add, norm. Pre-LN: norm, attention, dropout, add, norm, MLP,
 dropout, add, and one norm behind the last layer.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,8 +33,10 @@ from td_flax.model.norm import LayerNorm
 ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
 
-# Decides the tokens of a span from what enters it: (span, x) -> Route.
-Router = Callable[[plans.Span, Float[Array, 'B N D']], routing.Route]
+# The attention that each token of a row receives: () -> f32[B, N].
+Received = Callable[[], Float[Array, 'B N']]
+# Decides the tokens of a span, which `x` enters: (span, x, received) -> Route.
+Router = Callable[[plans.Span, Float[Array, 'B N D'], Received], routing.Route]
 
 
 def padded_vocab(vocab_size: int) -> int:
@@ -157,6 +160,21 @@ class Attention(nnx.Module):
     )
     return self.output(checkpoint_name(mixed.reshape(y.shape), RESULT))
 
+  def received(
+    self, x: Float[Array, 'B N D'], segments: Int[Array, 'B N']
+  ) -> Float[Array, 'B N']:
+    """Attention that each token receives from the others: without gradient."""
+    x = jax.lax.stop_gradient(x)
+
+    def heads(x: Array) -> Array:
+      return x.reshape(*x.shape[:2], self.config.num_heads, -1)
+
+    scale = (x.shape[-1] // self.config.num_heads) ** -0.5
+    summed = attention.received(
+      heads(self.query(x) * scale), heads(self.key(x)), segments
+    )
+    return jax.lax.stop_gradient(summed)
+
 
 class Mlp(nnx.Module):
   """Dense, GELU, dense."""
@@ -208,6 +226,13 @@ class Layer(nnx.Module):
       return y + dropout(self.mlp(self.mlp_norm(y)), rate, fold(seeds, 2))
     y = self.attention_norm(y)
     return self.mlp_norm(y + dropout(self.mlp(y), rate, fold(seeds, 2)))
+
+  def received(
+    self, x: Float[Array, 'B N D'], segments: Int[Array, 'B N']
+  ) -> Float[Array, 'B N']:
+    """Attention that each token would receive if all of `x` passed."""
+    x = self.attention_norm(x) if self.config.norm == 'pre' else x
+    return self.attention.received(x, segments)
 
 
 def make_pooler(config: ModelConfig, rngs: nnx.Rngs) -> Dense:
@@ -293,31 +318,72 @@ class Encoder(nnx.Module):
       in a span that restores nothing. A token dropped by a span leaves it as
       it entered.
     """
+    x = self.embed(ids, segments, seeds, types)
+    x = self.through(x, segments, plan, router, seeds, queried)
+    return x if self.norm is None else self.norm(x)
+
+  def embed(
+    self,
+    ids: Int[Array, 'B N'],
+    segments: Segments,
+    seeds: Seeds | None,
+    types: Int[Array, 'B N'] | None = None,
+  ) -> Float[Array, 'B N D']:
+    """The states that enter layer 0; arguments as in `encode`."""
     x = self.embeddings(ids, segments.positions, types, fold(seeds, 0))
-    x = self.devices.by_rows(x)
+    return self.devices.by_rows(x)
+
+  def through(
+    self,
+    x: Float[Array, 'B N D'],
+    segments: Segments,
+    plan: plans.Plan,
+    router: Router | None,
+    seeds: Seeds | None,
+    queried: routing.Route | None,
+  ) -> Float[Array, 'B N D'] | Float[Array, 'B K D']:
+    """What some spans make of the states; arguments as in `encode`."""
+    ids = segments.segments
     for span in plan:
-      if span.keep is None:
-        route, y, y_segments = None, x, segments.segments
-      else:
+      layers = [self.layers[layer] for layer in span.layers]
+      route, y, y_ids = None, x, ids
+      if span.keep is not None:
         with jax.named_scope('routing'):
-          route = router(span, x) if span.restore else queried
-          y = routing.gather(x, route)
-          y_segments = routing.take_ids(segments.segments, route.positions)
+          route = queried
+          if span.restore:
+            received = functools.partial(layers[0].received, x, ids)
+            route = router(span, x, received)
+          y, y_ids = _gathered(x, ids, route)
       y = stack.run(
         self.config,
         self.devices,
-        [self.layers[layer] for layer in span.layers],
+        layers,
         y,
-        y_segments,
-        (x, segments.segments) if span.cross_attend else None,
+        y_ids,
+        (x, ids),
+        span.cross_attend,
         [fold(seeds, layer + 1) for layer in span.layers],
       )
-      if route is None or not span.restore:
-        x = y
-      else:
+      if route is not None and span.restore:
         with jax.named_scope('routing'):
-          x = routing.restore(y, x, route)
-    return x if self.norm is None else self.norm(x)
+          y = routing.restore(y[:, : span.keep], x, route)
+      x = y
+    return x
+
+
+def _gathered(
+  x: Float[Array, 'B N D'], segments: Int[Array, 'B N'], route: routing.Route
+) -> tuple[Float[Array, 'B K D'], Int[Array, 'B K']]:
+  """The kept tokens, then those that stand for the others; their segments."""
+  y = routing.gather(x, route)
+  y_segments = routing.take_ids(segments, route.positions)
+  if route.clusters is None:
+    return y, y_segments
+  pooled = routing.pool(x, route.clusters)
+  return (
+    jnp.concatenate([y, pooled], axis=1),
+    jnp.concatenate([y_segments, route.clusters.segments], axis=1),
+  )
 
 
 class Bert(Encoder):
@@ -352,6 +418,30 @@ class Bert(Encoder):
     if plan[-1].restore:
       states = routing.gather(states, batch.predicted)
     return self.predict(states)
+
+  def with_first(
+    self,
+    batch: MaskedBatch,
+    plan: plans.Plan,
+    router: Router | None = None,
+    seeds: Seeds | None = None,
+  ) -> tuple[
+    Float[Array, 'B P V'], tuple[Float[Array, 'B D'], Float[Array, 'B D']]
+  ]:
+    """Logits, and the first token of each row before and behind the last layer.
+
+    Args:
+      batch: as of the masked-LM task.
+      plan: ends in the last layer alone, with P + 1 queried tokens.
+      router: as in `encode`.
+      seeds: as in `encode`.
+    """
+    queried = routing.with_first(batch.predicted)
+    x = self.embed(batch.ids, batch.segments, seeds)
+    x = self.through(x, batch.segments, plan[:-1], router, seeds, None)
+    y = self.through(x, batch.segments, plan[-1:], router, seeds, queried)
+    y = y if self.norm is None else self.norm(y)
+    return self.predict(y[:, 1:]), (x[:, 0], y[:, 0])
 
 
 def abstract_params(config: ModelConfig, vocab_size: int) -> nnx.State:

@@ -18,6 +18,12 @@ def layer_flops(config: ModelConfig, queries: int, keys: int) -> int:
   return projections + attention + mlp
 
 
+def scoring_flops(config: ModelConfig, sequence_length: int) -> int:
+  """FLOPs of a row's attention scores in one layer, with queries and keys."""
+  n, d = sequence_length, config.hidden_dim
+  return 4 * n * d * d + 2 * n * n * d
+
+
 def train_flops(
   config: ModelConfig,
   plan: plans.Plan,
@@ -44,4 +50,6 @@ def train_flops(
   )
   d = config.hidden_dim
   forward += num_predicted * (2 * d * d + 2 * d * vocab_size)
-  return 3 * forward
+  # Scores have no backward pass.
+  scored = sum(span.scored for span in plan)
+  return 3 * forward + scored * scoring_flops(config, sequence_length)

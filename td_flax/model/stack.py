@@ -24,7 +24,8 @@ def run(
   layers: list[nnx.Module],
   y: Float[Array, 'B K D'],
   y_segments: Int[Array, 'B K'],
-  context: tuple[Float[Array, 'B M D'], Int[Array, 'B M']] | None,
+  context: tuple[Float[Array, 'B M D'], Int[Array, 'B M']],
+  cross_attend: int,
   seeds: list[Seeds | None],
 ) -> Float[Array, 'B K D']:
   """Updates `y` layer by layer.
@@ -35,8 +36,9 @@ def run(
     layers: of one shape.
     y: states of the tokens that pass through.
     y_segments: their segments.
-    context: states and segments that the first layer attends to; None is `y`
-      itself, as for the other layers.
+    context: states and segments that the first layers attend to; the others
+      attend to `y` itself.
+    cross_attend: how many layers these are.
     seeds: for dropout, of each layer.
   """
 
@@ -46,21 +48,32 @@ def run(
 
   if config.remat != 'none':
     apply = _rematerialised(apply, config.remat)
-  if context is not None:
-    y = apply(layers[0], y, context, seeds[0])
-    layers, seeds = layers[1:], seeds[1:]
+  y = _through(config, apply, layers[:cross_attend], y, context, seeds)
+  layers, seeds = layers[cross_attend:], seeds[cross_attend:]
+  return _through(config, apply, layers, y, None, seeds)
+
+
+def _through(
+  config: ModelConfig,
+  apply: Any,
+  layers: list[nnx.Module],
+  y: Array,
+  context: Any,
+  seeds: list[Seeds | None],
+) -> Array:
+  """Layers that attend to the same, as a loop or one by one."""
   if not config.scan_layers or len(layers) < 2:
-    for layer, seed in zip(layers, seeds, strict=True):
-      y = apply(layer, y, None, seed)
+    for layer, seed in zip(layers, seeds, strict=False):
+      y = apply(layer, y, context, seed)
     return y
   graph = nnx.graphdef(layers[0])
   stacked = jax.tree.map(
     lambda *leaves: jnp.stack(leaves), *(nnx.state(x) for x in layers)
   )
   # Without dropout there are no seeds to stack.
-  seed_stack = None if seeds[0] is None else jnp.stack(seeds)
+  seed_stack = None if seeds[0] is None else jnp.stack(seeds[: len(layers)])
   y, _ = jax.lax.scan(
-    lambda y, xs: (apply(nnx.merge(graph, xs[0]), y, None, xs[1]), None),
+    lambda y, xs: (apply(nnx.merge(graph, xs[0]), y, context, xs[1]), None),
     y,
     (stacked, seed_stack),
   )

@@ -161,11 +161,20 @@ class _FineTuning:
       seed=config.train.seed,
       batch_size=config.train.batch_size,
     )
-    self.row_flops = self.learner.row_flops
     self._config = config
     self._task = task
     self._found = found
     self._predict = Predictor(self.learner, engine)
+
+  def programs(self, start: int) -> dict[str, TaskLearner]:
+    """One for all steps."""
+    del start
+    return {'task': self.learner}
+
+  def program_at(self, step: int) -> str:
+    """The one."""
+    del step
+    return 'task'
 
   def initial(self, params: Any) -> Any:
     """The pretrained parameters; what is new starts at random."""

@@ -5,7 +5,6 @@ import pathlib
 from typing import Any
 
 from td_flax import config as config_lib
-from td_flax import speed
 from td_flax.tpu import aot, estimate, hlo, pods
 
 ARMS = ('dropped', 'plain')
@@ -79,7 +78,7 @@ def _arm(
 ) -> dict[str, Any]:
   steps = compiled.steps
   rows = steps.config.train.batch_size // len(slice_.devices)
-  model_flops = rows * speed.row_flops(steps, steps.plan)
+  model_flops = rows * steps.row_flops
   figures: dict[str, Any] = {
     'fits': compiled.fits,
     'hbm_bytes': compiled.hbm_bytes,

@@ -35,14 +35,13 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
   staged = changed(
     plain, drop__policy='random', drop__stages='25% policy=none; rest'
   )
-  made = []
 
   class Fake:
-    def __init__(self, config, vocab_size):
-      made.append(config)
-      self.engine = timing.parallel.make(config.parallel)
+    def __init__(self, config, steps):
+      assert steps.vocab_size == 300
       self.seconds = 1.0 if config.drop.policy == 'none' else 0.5
-      assert vocab_size == 300
+      if steps.full is not None:
+        self.seconds += 1.0
 
     def turn(self, steps):
       return self.seconds
@@ -52,6 +51,9 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
   assert found['arms']['plain']['ratio'] == 1.0
   assert found['arms']['staged']['ratio'] == pytest.approx(0.25 + 0.75 * 0.5)
   assert found['arms']['staged']['seconds_per_step'] == pytest.approx(0.625)
+  twice = changed(plain, drop__policy='random', drop__consistency_every=4)
+  found = timing.measure({'plain': plain, 'twice': twice}, 300, 1)
+  assert found['arms']['twice']['ratio'] == pytest.approx(0.5 + 1 / 4)
   assert (found['platform'], found['devices']) == ('cpu', 1)
 
 

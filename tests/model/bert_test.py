@@ -39,7 +39,7 @@ def encode(model, ids, special, plan=None, router=None, seeds=None, **switches):
 def keep_first(k):
   """A router that keeps the first k positions."""
 
-  def router(span, x):
+  def router(span, x, received):
     ranks = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
     return routing.select(ranks, k)
 

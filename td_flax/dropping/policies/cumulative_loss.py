@@ -14,6 +14,7 @@ class Policy(base.Policy):
   """Importance is the cumulative loss of the id."""
 
   has_table = True
+  has_weights = True
 
   def initial_table(
     self, unigram_counts: Int[np.ndarray, ' V']

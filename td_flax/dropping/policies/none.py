@@ -8,6 +8,11 @@ from td_flax.dropping.policies import base
 class Policy(base.Policy):
   """Drops nothing; the compiled step is plain BERT's."""
 
+  @classmethod
+  def check(cls, config: Config, require: base.Require) -> None:
+    """The other keys of `drop` are not read."""
+    del config, require
+
   @staticmethod
   def plan(config: Config) -> plans.Plan:
     """One span over all layers."""

@@ -18,7 +18,13 @@ def make(make_config, special, policy, **overrides):
 
 def kept(policy, table, k, seed=0):
   span = plans.Span((1,), k, cross_attend=True)
-  context = Context(IDS, jnp.asarray(table), jax.random.key(seed)[None])
+  context = Context(
+    IDS,
+    jnp.ones_like(IDS),
+    IDS == policy.special.mask,
+    jnp.asarray(table),
+    jax.random.key(seed)[None],
+  )
   route = policy.route(span, jnp.zeros((1, 10, 4)), context)
   return IDS[0][route.positions[0]].tolist()
 
