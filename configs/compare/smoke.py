@@ -1,4 +1,4 @@
-"""A comparison in about two minutes on 2 CPU cores: shows how, not what.
+"""A comparison in about five minutes on 2 CPU cores: shows how, not what.
 
     python -m td_flax.tools.compare --config=configs/compare/smoke.py \
       --workdir=runs/compare_smoke
