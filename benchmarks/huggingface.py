@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 import tokenizers
 import torch
@@ -30,6 +29,7 @@ import transformers
 from flax import nnx
 
 from td_flax import pretrained
+from td_flax.compare import machine
 from td_flax.data import corpora, masking, sentence_piece, tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.hub import fast_tokenizer, weights

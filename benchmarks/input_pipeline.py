@@ -26,11 +26,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import machine
 import numpy as np
 import sentencepiece
 
 from td_flax import artifacts, errors
+from td_flax.compare import machine
 from td_flax.data import (
   blocks,
   corpora,

@@ -24,11 +24,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import machine
 import numpy as np
 import sentencepiece
 
 from td_flax import config, errors
+from td_flax.compare import machine
 from td_flax.data import corpora, pipeline, prepare, sentence_piece, workers
 
 _ALONE_BYTES = 10 * 10**6  # of text, for SentencePiece alone

@@ -9,6 +9,7 @@ sees a ConfigDict.
 
 import dataclasses
 import difflib
+import json
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ import ml_collections
 
 from td_flax import combinations, errors
 
+EXAMPLE = 'configs/quickstart.py'
 MAX_VOCAB_SIZE = 65_536  # rows are stored as uint16
 
 
@@ -325,6 +327,12 @@ def unknown_key(key: str, valid: list[str]) -> errors.ConfigError:
   )
 
 
+def check_key(key: str) -> None:
+  """Refuses a dotted key that no config has."""
+  if key not in all_keys():
+    raise unknown_key(key, all_keys())
+
+
 def all_keys() -> list[str]:
   """Every key of a config in dotted form."""
   return list(flatten(Config()))
@@ -362,9 +370,26 @@ def load(raw: ml_collections.ConfigDict) -> Config:
     errors.ConfigError: an unknown key, a wrong type, a value or a combination
       of values that cannot work.
   """
-  config = _typed(Config, raw.to_dict(), prefix='')
+  config = typed(Config, raw.to_dict(), all_keys())
   combinations.check(config, flatten(config))
   return config
+
+
+def parse(key: str, text: str) -> Any:
+  """A value of `key` as it would stand on a command line; not yet checked.
+
+  Raises:
+    errors.ConfigError: there is no such key, or `text` is not of its type.
+  """
+  check_key(key)
+  if type_name(key) == _TYPES[str]:
+    return text
+  try:
+    return json.loads(text)
+  except ValueError:
+    raise errors.ConfigError(
+      f'{key}={text!r}: must be {type_name(key)}'
+    ) from None
 
 
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:
@@ -374,12 +399,25 @@ def with_changes(config: Config, changes: dict[str, Any]) -> Config:
   return load(raw)
 
 
-def _typed(cls: Any, values: dict[str, Any], prefix: str) -> Any:
+def typed(
+  cls: Any, values: dict[str, Any], valid: list[str], prefix: str = ''
+) -> Any:
+  """The dataclass `cls` of `values`, each checked by itself.
+
+  Args:
+    cls: a dataclass; its fields may be dataclasses too.
+    values: by the name of the field, sections as mappings.
+    valid: every dotted key there is.
+    prefix: of the keys of `cls`, '' or one that ends in a dot.
+
+  Raises:
+    errors.ConfigError: an unknown key, a missing one, or a wrong value.
+  """
   fields = {field.name: field for field in dataclasses.fields(cls)}
   for name in values:
     if name not in fields:
-      raise unknown_key(prefix + name, all_keys())
-  typed = {}
+      raise unknown_key(prefix + name, valid)
+  found = {}
   for name, field in fields.items():
     key = prefix + name
     if name not in values:
@@ -390,10 +428,10 @@ def _typed(cls: Any, values: dict[str, Any], prefix: str) -> Any:
     if dataclasses.is_dataclass(field.type):
       if not isinstance(value, dict):
         raise errors.ConfigError(f'{key}={value!r}: must be a section')
-      typed[name] = _typed(field.type, value, prefix=f'{key}.')
+      found[name] = typed(field.type, value, valid, prefix=f'{key}.')
     else:
-      typed[name] = _checked_value(key, value, field)
-  return cls(**typed)
+      found[name] = _checked_value(key, value, field)
+  return cls(**found)
 
 
 def _checked_value(key: str, value: Any, field: dataclasses.Field) -> Any:
@@ -417,4 +455,5 @@ _TYPES = {
   int: 'a whole number',
   float: 'a number',
   bool: 'true or false',
+  dict: 'a section',
 }

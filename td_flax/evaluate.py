@@ -14,6 +14,12 @@ from td_flax.config import Config
 from td_flax.data.dataset import Rows
 
 
+def held_out(rows: Rows, num_rows: int) -> np.ndarray:
+  """The rows that are evaluated, evenly spaced: u16[R, N], R <= `num_rows`."""
+  count = min(num_rows, len(rows))
+  return rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
+
+
 class Evaluator:
   """Evaluates parameters on the same rows under the same masks every time."""
 
@@ -24,19 +30,18 @@ class Evaluator:
     engine: parallel.Engine,
     rows: Rows,
   ):
-    """Reads the rows: `eval.num_rows`, evenly spaced over the held-out ones."""
-    count = min(config.eval.num_rows, len(rows))
-    spaced = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+    """Reads the rows, `held_out`."""
+    chosen = held_out(rows, config.eval.num_rows)
+    count = len(chosen)
     wanted = config.eval.batch_size or config.train.batch_size
     size = -(-wanted // engine.num_devices) * engine.num_devices
     size = min(size, -(-count // engine.num_devices) * engine.num_devices)
-    held_out = rows[spaced]
     padding = np.full(
-      (-count % size, held_out.shape[1]), steps.special.pad, held_out.dtype
+      (-count % size, chosen.shape[1]), steps.special.pad, chosen.dtype
     )
     # Rows of [PAD] predict nothing: the last batch has the others' shape.
-    batches = np.concatenate([held_out, padding]).reshape(
-      -1, size, len(held_out[0])
+    batches = np.concatenate([chosen, padding]).reshape(
+      -1, size, len(chosen[0])
     )
     start, stop = engine.local_rows(size)
     self._batches = [

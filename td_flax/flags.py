@@ -6,11 +6,12 @@ every mistake on the command line is one line on stderr and exit 2, every other
 """
 
 import difflib
+import functools
 import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import ml_collections
 from absl import app, flags
@@ -26,15 +27,40 @@ _RAISED = re.compile(
 _ILLEGAL = re.compile(r'flag --(?:config\.)?([^=]+)=(.*?): (.*)', re.DOTALL)
 
 
-def config_flag() -> None:
+class Schema(Protocol):
+  """What config files describe; the module `td_flax.config` is the usual one.
+
+  Attributes:
+    EXAMPLE: such a file.
+  """
+
+  EXAMPLE: str
+
+  def check_key(self, key: str) -> None:
+    """Refuses a dotted key that does not exist."""
+
+  def type_name(self, key: str) -> str:
+    """What a value of `key` is, in words."""
+
+  def load(self, raw: ml_collections.ConfigDict) -> Any:
+    """The typed, checked content of a file."""
+
+
+def config_flag(schema: Schema = config_lib) -> None:
   """Defines `--config=FILE` and its overrides `--config.SECTION.KEY=VALUE`."""
   config_flags.DEFINE_config_file(
-    'config', None, 'A file under configs/, for example configs/quickstart.py.'
+    'config', None, f'A file under configs/, for example {schema.EXAMPLE}.'
   )
 
 
-def load() -> config_lib.Config:
+def load(schema: Schema = config_lib) -> Any:
   """The checked config that the command line asks for.
+
+  Args:
+    schema: what it is a config of.
+
+  Returns:
+    What `schema.load` makes of it: a `config.Config` by default.
 
   Raises:
     errors.ConfigError: no `--config`, or a config that cannot work.
@@ -42,7 +68,7 @@ def load() -> config_lib.Config:
   raw = flags.FLAGS.config
   if raw is None:
     raise errors.ConfigError(
-      '--config: missing; for example --config=configs/quickstart.py'
+      f'--config: missing; for example --config={schema.EXAMPLE}'
     )
   if not isinstance(raw, ml_collections.ConfigDict):
     # ml_collections keeps a file it could not read as an object that raises.
@@ -50,18 +76,18 @@ def load() -> config_lib.Config:
     raise errors.ConfigError(
       f'--config={file}: no such file, or get_config() returns no ConfigDict'
     )
-  return config_lib.load(raw)
+  return schema.load(raw)
 
 
-def parse(argv: list[str]) -> list[str]:
-  """Parses `argv` for `app.run(..., flags_parser=parse)`; exits 2 on errors."""
+def _parse(argv: list[str], schema: Schema) -> list[str]:
+  """Parses `argv` for `app.run`; exits 2 on errors."""
   try:
     for argument in argv[1:]:
       if argument == '--':
         break
       override = _OVERRIDE.match(argument)
-      if override and override[1] not in config_lib.all_keys():
-        raise config_lib.unknown_key(override[1], config_lib.all_keys())
+      if override:
+        schema.check_key(override[1])
     rest = flags.FLAGS(argv)
     if rest[1:]:
       raise errors.ConfigError(
@@ -76,20 +102,20 @@ def parse(argv: list[str]) -> list[str]:
     hint = f'; did you mean --{near[0]}?' if near else ''
     _exit(errors.ConfigError(f'--{error.flagname}: no such flag{hint}'))
   except flags.Error as error:
-    _exit(errors.ConfigError(_value_error(str(error))))
+    _exit(errors.ConfigError(_value_error(str(error), schema)))
   except Exception as error:  # whatever the code of a config file can raise
     _exit(errors.ConfigError(f'{_config_file(argv)}: {_reason(error)}'))
 
 
-def _value_error(message: str) -> str:
+def _value_error(message: str, schema: Schema) -> str:
   """Absl's message on a value, in the words `config.load` uses."""
   raised = _RAISED.fullmatch(message)
   if raised:  # by a config file, for example for want of its argument
     return f'{raised[1]}: {" ".join(raised[2].split())}'
   illegal = _ILLEGAL.fullmatch(message)
-  if illegal and illegal[1] in config_lib.all_keys():
+  if illegal and illegal[1] not in flags.FLAGS:  # a key of the config
     return (
-      f'{illegal[1]}={illegal[2]!r}: must be {config_lib.type_name(illegal[1])}'
+      f'{illegal[1]}={illegal[2]!r}: must be {schema.type_name(illegal[1])}'
     )
   return ' '.join(message.split())
 
@@ -113,7 +139,7 @@ def _exit(error: errors.UserError) -> None:
   sys.exit(error.exit_code)
 
 
-def run(main: Callable[[], Any]) -> None:
+def run(main: Callable[[], Any], schema: Schema = config_lib) -> None:
   """Parses the command line and runs `main()`; never returns.
 
   Exit codes: 0 success, 1 a `UserError` of the run, 2 a mistake on the command
@@ -133,4 +159,4 @@ def run(main: Callable[[], Any]) -> None:
       print('interrupted', file=sys.stderr, flush=True)
       sys.exit(130)
 
-  app.run(guarded, flags_parser=parse)
+  app.run(guarded, flags_parser=functools.partial(_parse, schema=schema))

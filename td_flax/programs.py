@@ -22,47 +22,28 @@ class Key(NamedTuple):
   consistent: bool
 
 
-class Programs:
-  """Which step of a run runs which program.
+class Schedule:
+  """Which step of a run runs which program; nothing is built.
 
   Args:
     config: the experiment.
-    vocab_size: ids there are.
-    special: the tokenizer's special ids.
-    devices: what the functions are mapped over.
 
   Attributes:
-    base: the config's own step, as if there were no stages: its policy owns the
-      table.
-    steps: by key, in the order of their first use.
+    configs: of the programs, in the order of their first use.
 
   Raises:
     errors.ConfigError: `drop.stages` cannot be used.
   """
 
-  def __init__(
-    self,
-    config: Config,
-    vocab_size: int,
-    special: SpecialIds,
-    devices: Devices,
-  ):
+  def __init__(self, config: Config):
     self._stages = stages.of(config)
     self._every = config.drop.consistency_every
-    self.base = Steps(config, vocab_size, special, devices)
-    self.steps: dict[Key, Steps] = {}
-    for number, stage in enumerate(self._stages):
-      for consistent in (False, True):
-        key = Key(number, consistent)
-        if self.count(key):
-          self.steps[key] = Steps(
-            stage.config,
-            vocab_size,
-            special,
-            devices,
-            table_policy=self.base.policy,
-            consistent=consistent,
-          )
+    self.configs: dict[Key, Config] = {
+      key: stage.config
+      for number, stage in enumerate(self._stages)
+      for key in (Key(number, False), Key(number, True))
+      if self.count(key)
+    }
 
   def at(self, step: int) -> Key:
     """The program of a step, counted from 0."""
@@ -92,3 +73,43 @@ class Programs:
     config = self._stages[number].config
     plan = policies.load(config.drop.policy).plan(config)
     return plan != plans.full(config.model.num_layers)
+
+
+class Programs(Schedule):
+  """The programs of a run.
+
+  Args:
+    config: the experiment.
+    vocab_size: ids there are.
+    special: the tokenizer's special ids.
+    devices: what the functions are mapped over.
+
+  Attributes:
+    base: the config's own step, as if there were no stages: its policy owns the
+      table.
+    steps: by key, in the order of their first use.
+
+  Raises:
+    errors.ConfigError: `drop.stages` cannot be used.
+  """
+
+  def __init__(
+    self,
+    config: Config,
+    vocab_size: int,
+    special: SpecialIds,
+    devices: Devices,
+  ):
+    super().__init__(config)
+    self.base = Steps(config, vocab_size, special, devices)
+    self.steps: dict[Key, Steps] = {
+      key: Steps(
+        stage_config,
+        vocab_size,
+        special,
+        devices,
+        table_policy=self.base.policy,
+        consistent=key.consistent,
+      )
+      for key, stage_config in self.configs.items()
+    }

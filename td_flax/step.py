@@ -41,6 +41,35 @@ def with_last_layer(
   return plans.predicted_only(plan, config.num_predicted + also)
 
 
+def passes(config: Config, *, consistent: bool) -> tuple[plans.Plan, ...]:
+  """The plans of a step: its own, and of full sequences where it is consistent.
+
+  Args:
+    config: of the stage.
+    consistent: the step makes a second pass (`consistency.py`).
+  """
+  plan = policies.load(config.drop.policy).plan(config)
+  if not consistent:
+    return (with_last_layer(config, plan),)
+  full = plans.full(config.model.num_layers)
+  return with_last_layer(config, plan, 1), with_last_layer(config, full, 1)
+
+
+def plan_flops(config: Config, plan: plans.Plan, vocab_size: int) -> int:
+  """Matmul FLOPs of forward and backward pass of one row through a plan.
+
+  Counted as an ideal implementation would need them: nothing that is computed
+  twice (rematerialisation) or for nothing (padding of the vocabulary).
+  """
+  return flops.train_flops(
+    config.model,
+    plan,
+    sequence_length=config.data.sequence_length,
+    num_predicted=config.num_predicted,
+    vocab_size=vocab_size,
+  )
+
+
 def _as_evaluated(config: Config) -> Config:
   train = dataclasses.replace(config.train, mask_rate=EVAL_MASK_RATE)
   return dataclasses.replace(config, train=train)
@@ -78,11 +107,8 @@ class Steps(Learner):
     policy = policies.load(config.drop.policy)
     self.policy = policy(config, vocab_size, special)
     self.table_policy = table_policy or self.policy
-    self.plan = with_last_layer(config, policy.plan(config), int(consistent))
-    self.full = None
-    if consistent:
-      full = plans.full(config.model.num_layers)
-      self.full = with_last_layer(config, full, 1)
+    self.plan, *second = passes(config, consistent=consistent)
+    self.full = second[0] if second else None
     super().__init__(config, devices)
 
   @property
@@ -100,24 +126,14 @@ class Steps(Learner):
 
   @property
   def row_flops(self) -> int:
-    """Matmul FLOPs of a step on one row.
-
-    Counted as an ideal implementation would need them: nothing that is computed
-    twice (rematerialisation) or for nothing (padding of the vocabulary).
-    """
+    """Matmul FLOPs of a step on one row."""
     return sum(
       self.flops_of(plan) for plan in (self.plan, self.full) if plan is not None
     )
 
   def flops_of(self, plan: plans.Plan) -> int:
     """Matmul FLOPs of forward and backward pass of one row through a plan."""
-    return flops.train_flops(
-      self.config.model,
-      plan,
-      sequence_length=self.config.data.sequence_length,
-      num_predicted=self.config.num_predicted,
-      vocab_size=self.vocab_size,
-    )
+    return plan_flops(self.config, plan, self.vocab_size)
 
   def _model(self) -> bert.Bert:
     rngs = nnx.Rngs(self.config.train.seed)

@@ -1,0 +1,1 @@
+"""Several ways of training one model, compared on equal terms."""

@@ -1,0 +1,72 @@
+"""What a comparison is going to do, for `--dry-run`."""
+
+import pathlib
+
+from td_flax.compare import plan, runs, timing
+from td_flax.compare.settings import PLAIN, Settings
+from td_flax.data import dataset, prepare
+
+
+def text(
+  settings: Settings, path: pathlib.Path, data_dir: pathlib.Path, jobs: int
+) -> str:
+  """Arms, runs, what is done of them and how long the rest takes.
+
+  Args:
+    settings: the comparison.
+    path: its folder; need not exist, and nothing is written.
+    data_dir: of the packed dataset; need not exist.
+    jobs: runs at once.
+  """
+  vocab_size = settings.base.data.vocab_size
+  if prepare.is_complete(settings.base.data, data_dir):
+    counts = dataset.read_manifest(data_dir)['tokenizer']
+    vocab_size = counts['vocab_size']
+  arms = plan.arms(settings, vocab_size)
+  configs = {name: arm.config for name, arm in arms.items()}
+  timed = timing.read(path / timing.FILE, configs)['arms']
+  flops = {
+    name: arm.flops_per_row * arm.config.train.batch_size
+    for name, arm in arms.items()
+  }
+  flops = {name: x / flops[PLAIN] for name, x in flops.items()}
+  is_timed = arms.keys() <= timed.keys()
+  ratios = {name: timed[name]['ratio'] for name in arms} if is_timed else flops
+  lengths = plan.lengths(settings, ratios)
+  planned = {
+    run: plan.run_config(arms[run.arm], run, data_dir)
+    for run in plan.runs(settings, lengths)
+  }
+  done = runs.finished(path, planned)
+  width = max(map(len, arms))
+  lines = [f'{settings.name}: {len(planned)} runs, {len(done)} done', '']
+  lines.append(f'{"arm":{width}}  FLOPs   time  changes')
+  for name, arm in arms.items():
+    time = f'{timed[name]["ratio"]:.3f}' if name in timed else '    ?'
+    lines.append(f'{name:{width}}  {flops[name]:.3f}  {time}  {arm.change}')
+  lines += ['', f'{"arm":{width}}  {"steps":>9}  seeds (* done)']
+  seeds: dict[tuple[str, int], list[str]] = {}
+  for run in planned:
+    mark = '*' if run in done else ''
+    seeds.setdefault(run[:2], []).append(f'{run.seed}{mark}')
+  for (name, steps), marked in sorted(
+    seeds.items(), key=lambda x: list(arms).index(x[0][0])
+  ):
+    lines.append(f'{name:{width}}  {steps:>9,}  {" ".join(marked)}')
+  lines.append('')
+  if is_timed:
+    left = sum(
+      run.steps * timed[run.arm]['seconds_per_step']
+      for run in planned
+      if run not in done
+    )
+    lines.append(
+      f'expected: {left / 3600 / jobs:.2f} hours of training steps with '
+      f'--jobs={jobs}'
+    )
+  else:
+    lines.append(
+      'expected: not measured yet; until step times are, lengths at equal time '
+      'are those at equal FLOPs'
+    )
+  return '\n'.join(lines)

@@ -1,0 +1,145 @@
+"""Which runs a comparison consists of: arms, lengths, seeds.
+
+A run is (arm, steps, seed). Several protocols may ask for the same one.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+from td_flax import config as config_lib
+from td_flax import errors, programs, step
+from td_flax.compare import settings as settings_lib
+from td_flax.compare.settings import PLAIN, SHALLOW, Settings
+from td_flax.config import Config
+
+# Protocol -> arm -> the steps of its runs, ascending.
+Lengths = dict[str, dict[str, tuple[int, ...]]]
+
+
+class Arm(NamedTuple):
+  """One way of training.
+
+  Attributes:
+    change: what it changes of the base config, as on a command line.
+    config: but for the length and the seed.
+    flops_per_row: matmul FLOPs of a train step on one row, averaged over the
+      steps of the run.
+  """
+
+  change: str
+  config: Config
+  flops_per_row: float
+
+
+class Run(NamedTuple):
+  """What identifies a run."""
+
+  arm: str
+  steps: int
+  seed: int
+
+  @property
+  def folder(self) -> str:
+    """Its workdir within the folder of runs."""
+    return f'{self.arm}/{self.steps}/seed{self.seed}'
+
+
+def row_flops(config: Config, vocab_size: int) -> float:
+  """Matmul FLOPs of a train step on one row, averaged over the run's steps."""
+  schedule = programs.Schedule(config)
+  return schedule.mean({
+    key: sum(
+      step.plan_flops(part, one, vocab_size)
+      for one in step.passes(part, consistent=key.consistent)
+    )
+    for key, part in schedule.configs.items()
+  })  # fmt: skip
+
+
+def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
+  """All arms by name, `shallow` last.
+
+  Args:
+    settings: the comparison.
+    vocab_size: ids of the tokenizer.
+
+  Raises:
+    errors.ConfigError: there is no model with fewer layers.
+  """
+  found = {
+    name: Arm(settings.changes[name], config, row_flops(config, vocab_size))
+    for name, config in settings.arms.items()
+  }
+  plain, target = settings.arms[PLAIN], found[settings.reference].flops_per_row
+  if plain.model.num_layers == 1:
+    raise errors.ConfigError(
+      f'base.model.num_layers=1: must be at least 2: {SHALLOW} has fewer layers'
+    )
+  candidates = []
+  for layers in range(1, plain.model.num_layers):
+    config = config_lib.with_changes(plain, {'model.num_layers': layers})
+    change = f'{settings.changes[PLAIN]} model.num_layers={layers}'
+    candidates.append(Arm(change, config, row_flops(config, vocab_size)))
+  found[SHALLOW] = min(
+    candidates, key=lambda arm: abs(arm.flops_per_row - target)
+  )
+  return found
+
+
+def lengths(settings: Settings, ratios: dict[str, float]) -> Lengths:
+  """How many steps the runs of every arm take, by protocol.
+
+  Args:
+    settings: the comparison.
+    ratios: every arm's step time over that of `plain`.
+  """
+  steps = settings.base.train.num_steps
+  shares = {
+    settings_lib.EQUAL_TIME: (1.0,),
+    settings_lib.TIME_TO_TARGET: (*settings.budgets, 1.0),
+  }
+  return {
+    protocol: {
+      name: (steps,)
+      if protocol == settings_lib.EQUAL_STEPS
+      else tuple(max(1, round(x * steps / ratio)) for x in shares[protocol])
+      for name, ratio in ratios.items()
+    }
+    for protocol in settings.protocols
+  }
+
+
+def runs(settings: Settings, found: Lengths) -> list[Run]:
+  """Every run once: all of the first seed, then all of the next one.
+
+  So that a comparison that is not finished is balanced already.
+  """
+  return list(
+    dict.fromkeys(
+      Run(name, steps, seed)
+      for seed in settings.seeds
+      for by_arm in found.values()
+      for name, several in by_arm.items()
+      for steps in several
+    )
+  )
+
+
+def run_config(arm: Arm, run: Run, data_dir: pathlib.Path) -> Config:
+  """The config of a run: a normal one, whose schedule ends with it.
+
+  Raises:
+    errors.ConfigError: the arm cannot be that short.
+  """
+  changes = {
+    'name': run.arm,
+    'train.num_steps': run.steps,
+    'train.seed': run.seed,
+    'data.dir': str(data_dir),
+  }
+  try:
+    config = config_lib.with_changes(arm.config, changes)
+    programs.Schedule(config)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'arms.{run.arm}: {error}') from None
+  return config

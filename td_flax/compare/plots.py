@@ -1,0 +1,169 @@
+"""Plots of a comparison, where matplotlib (the extra `plot`) is there."""
+
+import pathlib
+import statistics
+from typing import Any
+
+from td_flax import progress
+from td_flax.compare.settings import (
+  EQUAL_STEPS,
+  EQUAL_TIME,
+  PLAIN,
+  PROTOCOLS,
+)
+
+# Losses of the first part of a run would leave no room for the others.
+_SHOWN_FROM = 0.2
+
+
+def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
+  """Draws loss_steps.png, loss_time.png, loss_flops.png and pareto.png.
+
+  Args:
+    folder: is there.
+    found: of `report.content`.
+  """
+  try:
+    import matplotlib as mpl
+  except ImportError:
+    progress.write_line(
+      f'{folder}: no plots; they need the extra `plot`: pip install '
+      "'td_flax[plot]'"
+    )
+    return
+  if not any(x['loss'] is not None for x in found['runs']):
+    return
+  mpl.use('Agg')
+  from matplotlib import pyplot
+
+  others = [arm for arm in found['arms'] if arm != PLAIN]
+  colors = {arm: f'C{i}' for i, arm in enumerate(others)} | {PLAIN: 'black'}
+
+  def plot(name: str, label: str, draw_on: Any) -> None:
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    draw_on(axes)
+    axes.set_xlabel(label)
+    axes.set_ylabel('held-out loss, nats per predicted token')
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    title = found['name']
+    if not found['conclusive']:
+      title += ' (INCONCLUSIVE)'
+    axes.set_title(
+      f'{title}: {found["finished_runs"]} of {found["planned_runs"]} runs'
+    )
+    figure.tight_layout()
+    part = folder / f'{name}.tmp.png'
+    figure.savefig(part, dpi=120)
+    part.replace(folder / f'{name}.png')
+    pyplot.close(figure)
+
+  timed = _runs(found, EQUAL_TIME)
+  for name, label, key, runs in (
+    ('loss_steps', 'steps', 'steps', _runs(found, EQUAL_STEPS)),
+    ('loss_time', 'seconds of training steps', 'seconds', timed),
+    ('loss_flops', 'matmul FLOPs', 'flops', timed),
+  ):
+    plot(
+      name,
+      label,
+      lambda axes, key=key, runs=runs: _curves(axes, runs, key, colors),
+    )
+  plot(
+    'pareto',
+    'seconds of training steps',
+    lambda axes: _pareto(axes, found['runs'], colors),
+  )
+
+
+def _runs(
+  found: dict[str, Any], protocol: str
+) -> dict[str, list[dict[str, Any]]]:
+  """Every arm's longest runs in a protocol, or in the nearest there is."""
+  there = found['lengths']
+  i = PROTOCOLS.index(protocol)
+  nearest = next(x for x in (*PROTOCOLS[i:], *PROTOCOLS[:i]) if x in there)
+  by_arm = {
+    arm: [
+      x
+      for x in found['runs']
+      if (x['arm'], x['steps']) == (arm, steps[-1]) and x['loss'] is not None
+    ]
+    for arm, steps in there[nearest].items()
+  }
+  return {arm: runs for arm, runs in by_arm.items() if runs}
+
+
+def _curves(
+  axes: Any,
+  by_arm: dict[str, list[dict[str, Any]]],
+  key: str,
+  colors: dict[str, str],
+) -> None:
+  """The mean loss over seeds, in a band from the lowest to the highest."""
+  shown = []
+  for arm, runs in by_arm.items():
+    steps = [step for step, _ in runs[0]['curve']]
+    losses = list(zip(*([y for _, y in x['curve']] for x in runs), strict=True))
+    x = [step * runs[0][key] / runs[0]['steps'] for step in steps]
+    mean = [statistics.fmean(values) for values in losses]
+    axes.plot(x, mean, color=colors[arm], label=f'{arm} ({len(runs)})')
+    low, high = [min(y) for y in losses], [max(y) for y in losses]
+    axes.fill_between(x, low, high, color=colors[arm], alpha=0.15, linewidth=0)
+    first = _SHOWN_FROM * steps[-1]
+    for step, *range_ in zip(steps, low, high, strict=True):
+      shown += range_ if step >= first else []
+  room = 0.05 * (max(shown) - min(shown)) or 0.1
+  axes.set_ylim(min(shown) - room, max(shown) + room)
+
+
+def _pareto(
+  axes: Any, runs: list[dict[str, Any]], colors: dict[str, str]
+) -> None:
+  """Every arm and length, and the front: nothing is faster and better."""
+  groups: dict[str, dict[float, list[float]]] = {}
+  for x in runs:
+    if x['loss'] is not None:
+      by_time = groups.setdefault(x['arm'], {})
+      by_time.setdefault(x['seconds'], []).append(x['loss'])
+  points = []
+  for arm, by_time in groups.items():
+    times = sorted(by_time)
+    means = [statistics.fmean(by_time[x]) for x in times]
+    spread = [
+      statistics.stdev(by_time[x]) if len(by_time[x]) > 1 else 0.0
+      for x in times
+    ]
+    axes.errorbar(
+      times,
+      means,
+      spread,
+      color=colors[arm],
+      marker='o',
+      linestyle='none',
+      capsize=3,
+      label=arm,
+    )
+    points += zip(times, means, strict=True)
+  front = front_of(points)
+  axes.plot(
+    *zip(*front, strict=True),
+    color='gray',
+    linestyle='--',
+    drawstyle='steps-post',
+    linewidth=1,
+    zorder=0,
+    label='Pareto front',
+  )
+  axes.scatter(
+    *zip(*front, strict=True), s=120, facecolors='none', edgecolors='gray'
+  )
+
+
+def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+  """The points (time, loss) that no other one beats in both, by time."""
+  front: list[tuple[float, float]] = []
+  for time, loss in sorted(points):
+    if not front or loss < front[-1][1]:
+      front.append((time, loss))
+  return front

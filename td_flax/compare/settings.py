@@ -1,0 +1,246 @@
+"""The typed border of files under `configs/compare/`, as `config` is of others.
+
+A file starts from `default()`, sets `base` (a whole config of `td_flax.main`)
+and names arms, each by what it changes, written as on a command line:
+
+    config = settings.default()
+    config.base.data.files = 'embedded'
+    config.arms.half = "drop.policy=random drop.stages='10% policy=none; rest'"
+    config.reference = 'half'
+"""
+
+import dataclasses
+import math
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+
+from td_flax import combinations, errors
+from td_flax import config as config_lib
+from td_flax.config import Config
+
+EXAMPLE = 'configs/compare/smoke.py'
+PLAIN, RANDOM, SHALLOW = 'plain', 'random', 'shallow'
+EQUAL_STEPS, EQUAL_TIME, TIME_TO_TARGET = PROTOCOLS = (
+  'equal_steps',
+  'equal_time',
+  'time_to_target',
+)
+# What an arm may change; the rest is the same for all arms, or the protocol's.
+_OWN = 'drop.', 'model.', 'optimizer.', 'train.'
+_NOT_OWN = 'train.num_steps', 'train.seed', 'train.init_from'
+
+
+def _at_least(default: int, low: int) -> Any:
+  return dataclasses.field(
+    default=default,
+    metadata={'valid': f'at least {low}', 'check': lambda x: x >= low},
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  """What the file holds, as it is written."""
+
+  name: str = 'comparison'
+  base: Config = dataclasses.field(default_factory=Config)
+  # Name -> 'KEY=VALUE ...', what an arm changes of `base`.
+  arms: dict = dataclasses.field(default_factory=dict)
+  # The arm that the controls `random` and `shallow` imitate.
+  reference: str = ''
+  # Runs of every arm at every length, with the seeds from `first_seed` on.
+  seeds: int = _at_least(5, 1)
+  first_seed: int = _at_least(0, 0)
+  # Comma lists: protocols, and shares of plain's time for time_to_target.
+  protocols: str = ','.join(PROTOCOLS)
+  budgets: str = '0.6,0.8'
+  # Turns of every arm when its step time is measured.
+  timing_rounds: int = _at_least(20, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A comparison.
+
+  Attributes:
+    name: its name.
+    arms: every arm's config but for its length and its seed, by name: `plain`,
+      those of the file, `random`. `shallow` depends on FLOPs: see `plan`.
+    changes: what the file says that each of them changes of `base`.
+    base: the config that they change.
+    reference: the arm that the controls imitate.
+    seeds: of the runs.
+    protocols: of `PROTOCOLS`.
+    budgets: ascending shares of plain's time, below 1.
+    timing_rounds: turns of every arm when its step time is measured.
+  """
+
+  name: str
+  base: Config
+  arms: dict[str, Config]
+  changes: dict[str, str]
+  reference: str
+  seeds: tuple[int, ...]
+  protocols: tuple[str, ...]
+  budgets: tuple[float, ...]
+  timing_rounds: int
+
+
+def default() -> ml_collections.ConfigDict:
+  """Every key at its default, and no arms."""
+  return ml_collections.ConfigDict(dataclasses.asdict(_File()))
+
+
+def all_keys() -> list[str]:
+  """Every key in dotted form, but for those of arms."""
+  own = [field.name for field in dataclasses.fields(_File)]
+  own.remove('base')
+  return [*own, *(f'base.{key}' for key in config_lib.all_keys())]
+
+
+def check_key(key: str) -> None:
+  """Refuses a dotted key that a command line cannot set."""
+  if key.startswith('arms.'):
+    raise errors.ConfigError(f'{key}: arms are set in the file')
+  if key not in all_keys():
+    raise config_lib.unknown_key(key, all_keys())
+
+
+def type_name(key: str) -> str:
+  """What a value of `key` is, in words."""
+  if key.startswith('base.'):
+    return config_lib.type_name(key.removeprefix('base.'))
+  return 'a whole number' if isinstance(getattr(_File(), key), int) else 'text'
+
+
+def load(raw: ml_collections.ConfigDict) -> Settings:
+  """Checks every value of `raw`.
+
+  Raises:
+    errors.ConfigError: names the key, its value and what would be valid.
+  """
+  if 'base' not in raw:  # a config of `td_flax.main`
+    raise errors.ConfigError(
+      'base: missing; start from td_flax.compare.settings.default()'
+    )
+  file = config_lib.typed(_File, raw.to_dict(), all_keys())
+  # What is compared is the end of training: nothing earlier is kept.
+  checkpoint = dataclasses.replace(
+    file.base.checkpoint, keep=1, keep_best=False
+  )
+  base = dataclasses.replace(file.base, checkpoint=checkpoint)
+  try:
+    combinations.check(base, config_lib.flatten(base))
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'base.{error}') from None
+  for key in ('train.init_from', 'task.name'):
+    if value := config_lib.flatten(base)[key]:
+      raise errors.ConfigError(
+        f'base.{key}={value!r}: must be empty: every arm is pretrained from '
+        'random weights'
+      )
+  if not file.arms or SHALLOW in file.arms:
+    raise errors.ConfigError(
+      f'arms={sorted(file.arms)}: must name at least one arm, and not '
+      f'{SHALLOW!r}, which is made from the reference'
+    )
+  if file.reference not in file.arms:
+    raise errors.ConfigError(
+      f'reference={file.reference!r}: must be one of {", ".join(file.arms)}'
+    )
+  plain = 'drop.policy=none drop.stages='
+  changes = {PLAIN: plain, **file.arms}
+  arms = {name: _arm(base, name, text) for name, text in changes.items()}
+  if RANDOM not in changes:
+    pairs = dict(_pairs(changes[file.reference]))
+    pairs |= {'drop.policy': 'random', 'drop.stages': ''}
+    text = shlex.join(f'{key}={value}' for key, value in pairs.items())
+    changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
+  if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
+    raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
+  return Settings(
+    name=file.name,
+    base=base,
+    arms=arms,
+    changes=changes,
+    reference=file.reference,
+    seeds=tuple(range(file.first_seed, file.first_seed + file.seeds)),
+    protocols=_protocols(file.protocols, arms),
+    budgets=_budgets(file.budgets),
+    timing_rounds=file.timing_rounds,
+  )
+
+
+def _arm(base: Config, name: str, text: Any) -> Config:
+  """`base` with the changes of an arm."""
+  try:
+    if not re.fullmatch(r'[A-Za-z0-9_]+', name):
+      raise errors.ConfigError('its name must be letters, digits and _')
+    values = {}
+    for key, value in _pairs(text):
+      if key.startswith(_OWN) and key not in _NOT_OWN:
+        values[key] = config_lib.parse(key, value)
+      else:
+        config_lib.check_key(key)
+        raise errors.ConfigError(
+          f'{key}: cannot differ between arms; set base.{key}'
+        )
+    return config_lib.with_changes(base, values)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'arms.{name}: {error}') from None
+
+
+def _pairs(text: Any) -> list[tuple[str, str]]:
+  try:
+    pairs = [pair.partition('=') for pair in shlex.split(text)]
+  except (ValueError, AttributeError, TypeError):  # a quote, or no text
+    pairs = [('', '', '')]
+  if not all(sign for _, sign, _ in pairs):
+    raise errors.ConfigError(
+      f"{text!r}: must be text KEY=VALUE ..., for example 'drop.keep=0.25 "
+      "drop.policy=random', values with spaces in quotes"
+    )
+  return [(key, value) for key, _, value in pairs]
+
+
+def _listed(key: str, text: str, parse: Callable, valid: str) -> tuple:
+  """The items of a comma list, each of which `parse` accepts."""
+  try:
+    items = tuple(parse(item.strip()) for item in text.split(',') if item)
+  except ValueError:
+    items = ()
+  if not items or len(set(items)) < len(items):
+    raise errors.ConfigError(f'{key}={text!r}: must be {valid}')
+  return items
+
+
+def _protocols(text: str, arms: dict[str, Config]) -> tuple[str, ...]:
+  valid = f'a comma list of {", ".join(PROTOCOLS)}'
+  names = _listed('protocols', text, PROTOCOLS.index, valid)
+  protocols = tuple(PROTOCOLS[i] for i in sorted(names))
+  if protocols == (EQUAL_STEPS,):
+    return protocols
+  for name, config in arms.items():
+    for part in filter(None, map(str.strip, config.drop.stages.split(';'))):
+      length = part.split()[0]
+      if not length.endswith('%') and length != 'rest':
+        raise errors.ConfigError(
+          f'arms.{name}: drop.stages: {part!r}: its length must be a share '
+          '(10%) or rest, or protocols only equal_steps: runs of an arm have '
+          'several lengths'
+        )
+  return protocols
+
+
+def _budgets(text: str) -> tuple[float, ...]:
+  def share(item: str) -> float:
+    value = float(item)
+    if not (math.isfinite(value) and 0 < value < 1):
+      raise ValueError(item)
+    return value
+
+  valid = 'a comma list of different shares above 0, below 1'
+  return tuple(sorted(_listed('budgets', text, share, valid)))

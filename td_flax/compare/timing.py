@@ -1,0 +1,225 @@
+"""How long a step takes: interleaved turns in one process."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from td_flax import artifacts, errors, parallel, programs, step
+from td_flax import config as config_lib
+from td_flax.compare.settings import PLAIN
+from td_flax.config import Config
+from td_flax.data.vocabulary import SpecialIds
+
+FILE = 'timing.json'  # in the comparison's folder
+
+_SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+# A turn takes at least this long on plain BERT: the clock and the call that
+# starts a step then weigh little.
+_TURN_SECONDS = 0.3
+
+
+class Arm:
+  """A compiled train step, its state and random rows.
+
+  Speed does not depend on what the ids are, but for [CLS] and [SEP].
+
+  Args:
+    config: the experiment.
+    steps: one of its programs; by default that of a run in one part.
+  """
+
+  def __init__(self, config: Config, steps: step.Steps | None = None):
+    self.config = config
+    self.engine = parallel.make(config.parallel)
+    self.steps = steps or step.Steps(
+      config, config.data.vocab_size, _SPECIAL, self.engine
+    )
+    size = self.steps.vocab_size
+    table = self.steps.policy.initial_table(np.ones(size, np.int64))
+    state = jax.device_get(jax.jit(self.steps.init)(table))
+    self.state = self.engine.place(state)
+    shape = config.train.batch_size, config.data.sequence_length
+    rows = np.random.default_rng(0).integers(5, size, shape, np.uint16)
+    rows[:, 0], rows[:, -1] = _SPECIAL.cls, _SPECIAL.sep
+    self.rows = self.engine.split(rows)
+    begun = time.monotonic()
+    self._train = self.engine.compile_train(
+      self.steps.train, self.state, self.steps.batch
+    )
+    self.compile_seconds = time.monotonic() - begun
+
+  def turn(self, steps: int) -> float:
+    """Takes some steps; seconds per step."""
+    begun = time.monotonic()
+    for _ in range(steps):
+      self.state, _ = self._train(self.state, self.rows)
+    jax.block_until_ready(self.state)
+    return (time.monotonic() - begun) / steps
+
+  @property
+  def flops(self) -> int:
+    """Matmul FLOPs of a step, over all devices."""
+    rows = self.config.train.batch_size
+    return rows * self.steps.row_flops
+
+  def figures(self, seconds: list[float]) -> dict[str, float]:
+    """Speed from the seconds per step of its turns."""
+    median = float(np.median(seconds))
+    rows = self.config.train.batch_size
+    return {
+      'milliseconds': 1e3 * median,
+      'tokens_per_second': rows * self.config.data.sequence_length / median,
+      'gflops_per_second': self.flops / median / 1e9,
+      'compile_seconds': self.compile_seconds,
+    }
+
+
+def interleave(
+  turns: Mapping[Any, Callable[[], float]], rounds: int
+) -> dict[Any, list[float]]:
+  """Seconds of every turn, one of each arm in every round.
+
+  A first round is not counted: it fills caches. The order is reversed in every
+  second round, so that no arm always follows the same one.
+  """
+  seconds: dict[Any, list[float]] = {name: [] for name in turns}
+  for number in range(-1, rounds):
+    for name in list(turns)[:: -1 if number % 2 else 1]:
+      taken = turns[name]()
+      if number >= 0:
+        seconds[name].append(taken)
+  return seconds
+
+
+def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
+  """The median of the ratios of turns of the same round, and quartiles."""
+  ratios = np.array(one) / np.array(other)
+  return {
+    'ratio': float(np.median(ratios)),
+    'quartiles': np.percentile(ratios, [25, 75]).tolist(),
+  }
+
+
+def fingerprint(config: Config) -> str:
+  """Of all that decides about an arm's step time, and about nothing more."""
+  flat = config_lib.flatten(config)
+  ours = 'data.sequence_length', 'drop.', 'model.', 'optimizer.', 'train.'
+  return artifacts.fingerprint(
+    {key: value for key, value in flat.items() if key.startswith(ours)}
+  )
+
+
+def measure(
+  arms: dict[str, Config], vocab_size: int, rounds: int
+) -> dict[str, Any]:
+  """Times arms against `plain`, the only work of the machine meanwhile.
+
+  The programs of a run take turns, and count by their share of its steps.
+
+  Args:
+    arms: by name, `plain` among them.
+    vocab_size: ids there are.
+    rounds: turns of each.
+
+  Returns:
+    What was measured on, and under `arms` for each arm `ratio` (its step time
+    over plain's, the median over rounds), `quartiles`, `seconds_per_step`, and
+    the `fingerprint` of its config.
+  """
+  engine = parallel.make(arms[PLAIN].parallel)
+  runs = {
+    name: programs.Programs(config, vocab_size, _SPECIAL, engine)
+    for name, config in arms.items()
+  }
+  compiled = {
+    (name, key): Arm(steps.config, steps)
+    for name, run in runs.items()
+    for key, steps in run.steps.items()
+  }
+  plain = next(arm for (name, _), arm in compiled.items() if name == PLAIN)
+  plain.turn(1)  # warm before its speed decides how long a turn is
+  steps = max(1, round(_TURN_SECONDS / plain.turn(1)))
+  seconds = interleave(
+    {part: lambda arm=arm: arm.turn(steps) for part, arm in compiled.items()},
+    rounds,
+  )
+  totals = {
+    name: [
+      run.mean(dict(zip(run.steps, taken, strict=True)))
+      for taken in zip(*(seconds[name, key] for key in run.steps), strict=True)
+    ]
+    for name, run in runs.items()
+  }
+  pace = float(np.median(totals[PLAIN]))
+  timed = {name: ratio(total, totals[PLAIN]) for name, total in totals.items()}
+  return {
+    'platform': engine.platform,
+    'device_kind': engine.kind,
+    'devices': engine.num_devices,
+    'rounds': rounds,
+    'steps_per_turn': steps,
+    'arms': {
+      name: {
+        **x,
+        'seconds_per_step': x['ratio'] * pace,
+        'fingerprint': fingerprint(arms[name]),
+      }
+      for name, x in timed.items()
+    },
+  }
+
+
+def read(file: pathlib.Path, arms: dict[str, Config]) -> dict[str, Any]:
+  """The content of timing.json, empty where there is none.
+
+  Args:
+    file: timing.json.
+    arms: whose times are wanted; some may be missing.
+
+  Raises:
+    errors.CheckpointError: it is damaged, or of another comparison.
+  """
+  try:
+    found = json.loads(file.read_bytes())
+    timed = {name: x['fingerprint'] for name, x in found['arms'].items()}
+  except FileNotFoundError:
+    return {'arms': {}}
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.CheckpointError(
+      f'{file}: damaged ({type(error).__name__}); use another --workdir'
+    ) from error
+  for name in arms.keys() & timed.keys():
+    if timed[name] != fingerprint(arms[name]):
+      raise errors.CheckpointError(
+        f'{file}: {name} had another config when it was timed; use another '
+        '--workdir'
+      )
+  return found
+
+
+def add(
+  file: pathlib.Path, there: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
+  """Writes timing.json with more arms in it; returns its content.
+
+  Args:
+    file: timing.json.
+    there: of `read`.
+    found: of `measure`; arms that are there keep their times, so that a plan
+      never changes.
+  """
+  arms = found['arms'] | there['arms']
+  for name in arms.keys() - there['arms'].keys():
+    # In the seconds of the first measurement: ratios carry over, a noisy
+    # machine's seconds do not.
+    pace = arms[PLAIN]['seconds_per_step']
+    arms[name]['seconds_per_step'] = arms[name]['ratio'] * pace
+  content = {**found, **there, 'arms': arms}
+  text = json.dumps(content, indent=2) + '\n'
+  artifacts.write_atomically(file, text.encode())
+  return content

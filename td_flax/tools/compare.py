@@ -1,0 +1,164 @@
+"""Compares ways of training one model: runs, and a report on them.
+
+    python -m td_flax.tools.compare --config=configs/compare/smoke.py \
+        --workdir=runs/smoke [--jobs=N] [--dry-run] [--config.KEY=VALUE ...]
+
+Measures every arm's step time, trains every arm at every length with every
+seed, and writes report.json, report.md and plots, anew after every run. It goes
+on after an interruption. What the arms, lengths and figures are: see
+`docs/comparing.md`.
+
+Child processes import this module again: nothing heavy is imported at its top.
+"""
+
+import datetime
+import os
+import pathlib
+import platform
+import shlex
+import sys
+from typing import Any
+
+from absl import flags as absl_flags
+
+import td_flax
+from td_flax import errors, flags
+from td_flax.compare import machine as machine_lib
+from td_flax.compare import settings as settings_lib
+from td_flax.compare.settings import PLAIN, Settings
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  flags.config_flag(settings_lib)
+  absl_flags.DEFINE_string('workdir', None, "The comparison's folder.")
+  absl_flags.DEFINE_integer(
+    'jobs',
+    None,
+    'Runs at once, each on a device or on a share of the cores; by default one '
+    'for each accelerator, 1 on a CPU.',
+    lower_bound=1,
+  )
+  absl_flags.DEFINE_bool(
+    'dry-run', False, 'Show the plan and what is done of it; write nothing.'
+  )
+
+
+def main() -> None:
+  """Does what the flags say.
+
+  Raises:
+    errors.UserError: the flags, the config or the data cannot be used, or runs
+      failed.
+  """
+  settings = flags.load(settings_lib)
+  values = absl_flags.FLAGS
+  if not values.workdir:
+    raise errors.ConfigError('--workdir: missing')
+  path = pathlib.Path(values.workdir).absolute()
+  data_dir = pathlib.Path(settings.base.data.dir or path / 'data').absolute()
+  if values['dry-run'].value:
+    from td_flax.compare import overview
+
+    print(overview.text(settings, path, data_dir, values.jobs or 1))
+    return
+  from td_flax.workdir import Workdir
+
+  with Workdir(path).lock():  # one command at a time
+    _compare(settings, path, data_dir, values.jobs)
+
+
+def _compare(
+  settings: Settings,
+  path: pathlib.Path,
+  data_dir: pathlib.Path,
+  jobs: int | None,
+) -> None:
+  from td_flax import evaluate, progress
+  from td_flax.compare import children as children_lib
+  from td_flax.compare import plan, report, runs, statistics
+  from td_flax.compare import timing as timing_lib
+  from td_flax.data import prepare
+
+  packed = prepare.prepare(settings.base.data, data_dir)
+  vocab_size = packed.tokenizer.vocab_size
+  unigram = statistics.unigram_loss(
+    packed.unigram_counts,
+    evaluate.held_out(packed.eval, settings.base.eval.num_rows),
+    packed.tokenizer.special.as_tuple(),
+  )
+  arms = plan.arms(settings, vocab_size)
+  configs = {name: arm.config for name, arm in arms.items()}
+  file = path / timing_lib.FILE
+  timing = timing_lib.read(file, configs)
+  with children_lib.Children() as children:
+    machine = children.call(None, children_lib.machine)
+    places = children_lib.places(machine, jobs or machine.devices)
+    if missing := configs.keys() - timing['arms'].keys():
+      progress.write_line(f'timing a step of {", ".join(sorted(missing))}')
+      wanted = {x: configs[x] for x in configs if x in {PLAIN, *missing}}
+      timing = timing_lib.add(
+        file,
+        timing,
+        children.call(
+          places[0],
+          timing_lib.measure,
+          wanted,
+          vocab_size,
+          settings.timing_rounds,
+        ),
+      )
+    ratios = {name: timing['arms'][name]['ratio'] for name in arms}
+    lengths = plan.lengths(settings, ratios)
+    planned = {
+      run: plan.run_config(arms[run.arm], run, data_dir)
+      for run in plan.runs(settings, lengths)
+    }
+    about = _about()
+
+    def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:
+      found = report.content(
+        settings.name,
+        arms,
+        lengths,
+        timing,
+        [runs.read(path, run) for run in runs.finished(path, planned)],
+        planned=len(planned),
+        failed={run.folder: why for run, why in failed.items()},
+        unigram=unigram,
+      )
+      report.write(path, found, about)
+      return found
+
+    failed = runs.execute(
+      children, places, path, planned, lambda: write_report({})
+    )
+  print(report.markdown(write_report(failed)))
+  if failed:
+    raise errors.TrainingError(
+      f'{len(failed)} of {len(planned)} runs failed: '
+      f'{", ".join(run.folder for run in failed)}; the same command tries them '
+      'again'
+    )
+
+
+def _about() -> dict[str, Any]:
+  """Where, when and how the comparison is made."""
+  import jax
+
+  return {
+    'command': shlex.join(
+      ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
+    ),
+    'date': datetime.date.today().isoformat(),
+    'machine': machine_lib.cpu(),
+    'cores': os.cpu_count(),
+    'td_flax': td_flax.__version__,
+    'jax': jax.__version__,
+    'python': platform.python_version(),
+  }
+
+
+if __name__ == '__main__':
+  define_flags()
+  flags.run(main, settings_lib)

@@ -1,0 +1,143 @@
+"""Children: their share of the machine, their answers, their end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from td_flax import errors
+from td_flax.compare import children
+from td_flax.compare.children import Machine, Place
+
+
+def cores():
+  return sorted(os.sched_getaffinity(0))
+
+
+def told(name):
+  return os.environ.get(name)
+
+
+def refuse():
+  raise errors.DataError('no such text')
+
+
+def break_down():
+  raise ValueError('a\nbug')
+
+
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
+
+
+def imported():
+  return 'jax' in sys.modules
+
+
+def test_cores_are_shared_out():
+  mine = cores()
+  (alone,) = children.places(Machine('cpu', 1), 1)
+  assert sorted(alone.cores) == mine
+  if len(mine) > 1:
+    one, other = children.places(Machine('cpu', 1), 2)
+    assert sorted(one.cores | other.cores) == mine
+    assert not one.cores & other.cores
+  with pytest.raises(errors.ConfigError, match=r'at most .* the cores'):
+    children.places(Machine('cpu', 1), len(mine) + 1)
+
+
+def test_every_job_has_a_device(monkeypatch):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  found = children.places(Machine('gpu', 4), 2)
+  assert [x.environment for x in found] == [
+    {'CUDA_VISIBLE_DEVICES': '0'},
+    {'CUDA_VISIBLE_DEVICES': '1'},
+  ]
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3,5')
+  found = children.places(Machine('gpu', 2), 2)
+  assert [x.environment['CUDA_VISIBLE_DEVICES'] for x in found] == ['3', '5']
+  found = children.places(Machine('tpu', 4), 4)
+  assert found[3].environment['TPU_VISIBLE_CHIPS'] == '3'
+  assert children.places(Machine('other', 1), 1) == [Place({}, frozenset())]
+  with pytest.raises(errors.ConfigError, match=r'--jobs=3: .* 2, the devices'):
+    children.places(Machine('gpu', 2), 3)
+
+
+def test_a_child_is_in_its_place_and_answers():
+  place = Place({'SOME_DEVICE': '7'}, frozenset(cores()[:1]))
+  with children.Children() as found:
+    assert found.call(place, cores) == cores()[:1]
+    assert found.call(place, told, 'SOME_DEVICE') == '7'
+    assert found.call(None, told, 'SOME_DEVICE') is None
+    assert not found.call(None, imported)
+
+
+@pytest.mark.parametrize(
+  ('function', 'said'),
+  [
+    (refuse, 'no such text'),
+    (break_down, 'ValueError: a bug'),
+    (die, 'the process ended: killed by SIGKILL'),
+  ],
+)
+def test_a_failure_is_one_line(function, said, tmp_path):
+  with children.Children() as found:
+    found.start('x', None, tmp_path / 'log', function)
+    (done,) = found.wait()
+  assert done == ('x', None, said)
+  log = (tmp_path / 'log').read_text()
+  assert ('Traceback' in log) == (function is break_down)
+
+
+def test_a_signal_reaches_the_children():
+  with children.Children() as found:
+    found.start('x', None, None, time.sleep, 60)
+    signal.raise_signal(signal.SIGINT)
+    assert found.stopping
+    (done,) = found.wait()
+    assert done.error == 'the process ended: killed by SIGTERM'
+    with pytest.raises(errors.Stopped, match='the same command goes on'):
+      found.call(None, time.sleep, 60)
+
+
+def test_children_die_with_their_parent(tmp_path):
+  program = (
+    'import sys, pathlib\n'
+    f'sys.path.insert(0, {os.path.dirname(__file__)!r})\n'
+    'from td_flax.compare import children\n'
+    'import children_test\n'
+    'if __name__ == "__main__":\n'
+    '  with children.Children() as found:\n'
+    f'    found.start(1, None, None, children_test.tell, {str(tmp_path)!r})\n'
+    '    list(found.wait())\n'
+  )
+  file = tmp_path / 'program.py'
+  file.write_text(program)
+  parent = subprocess.Popen([sys.executable, file])
+  mark = tmp_path / 'pid'
+  for _ in range(600):
+    if mark.exists() and mark.read_text():
+      break
+    time.sleep(0.05)
+  child = int(mark.read_text())
+  parent.kill()
+  parent.wait()
+  for _ in range(200):
+    if not os.path.exists(f'/proc/{child}') or _is_dead(child):
+      return
+    time.sleep(0.05)
+  raise AssertionError('the child lives')
+
+
+def tell(folder):
+  with open(os.path.join(folder, 'pid'), 'w') as file:
+    file.write(str(os.getpid()))
+  time.sleep(60)
+
+
+def _is_dead(pid):
+  with open(f'/proc/{pid}/stat') as file:
+    return file.read().rpartition(')')[2].split()[0] == 'Z'

@@ -1,0 +1,194 @@
+"""The report on made-up runs: verdicts, partial comparisons, the plateau."""
+
+import json
+
+import pytest
+
+from td_flax.compare import plan, plots, report, settings
+
+ARMS = 'plain', 'td', 'random', 'shallow'
+LENGTHS = {
+  'equal_steps': dict.fromkeys(ARMS, (100,)),
+  'equal_time': {**dict.fromkeys(ARMS, (200,)), 'plain': (100,)},
+  'time_to_target': {**dict.fromkeys(ARMS, (100, 200)), 'plain': (50, 100)},
+}
+TIMING = {
+  'device_kind': 'cpu',
+  'rounds': 5,
+  'arms': {
+    name: {
+      'ratio': ratio,
+      'quartiles': [ratio, ratio],
+      'seconds_per_step': ratio,
+    }
+    for name, ratio in zip(ARMS, (1.0, 0.5, 0.5, 0.5), strict=True)
+  },
+}
+# Loss of plain at equal steps, of all others there, of all others later.
+PLAIN, EQUAL, LATER = 3.0, 3.2, 2.8
+
+
+def run(arm, steps, seed, loss, own_loss=None):
+  return {
+    'arm': arm,
+    'steps': steps,
+    'seed': seed,
+    'workdir': f'{arm}/{steps}/seed{seed}',
+    'loss': loss,
+    'own_loss': own_loss,
+    'curve': [(0, 9.0), (steps // 2, 4.0), (steps, loss)],
+  }
+
+
+def all_runs(seeds):
+  runs = []
+  for seed in range(seeds):
+    noise = 0.01 * (seed % 3)
+    runs += [run('plain', 50, seed, 3.5), run('plain', 100, seed, PLAIN)]
+    for arm in ARMS[1:]:
+      runs.append(run(arm, 100, seed, EQUAL + noise))
+      runs.append(run(arm, 200, seed, LATER + noise))
+  return runs
+
+
+def make(runs, unigram=6.0, failed=None):
+  raw = settings.default()
+  raw.arms.td = 'drop.policy=random'
+  raw.reference = 'td'
+  arms = plan.arms(settings.load(raw), 1000)
+  return report.content(
+    'made-up',
+    {name: arms[name] for name in ARMS},
+    LENGTHS,
+    TIMING,
+    runs,
+    planned=40,
+    failed=failed or {},
+    unigram=unigram,
+  )
+
+
+def test_arms_are_worse_at_equal_steps_and_better_at_equal_time():
+  found = make(all_runs(5))
+  assert found['conclusive']
+  td = found['protocols']['equal_steps']['td']
+  assert td['loss']['mean'] == pytest.approx(3.208)
+  assert td['against']['plain']['n'] == 5
+  assert td['against']['plain']['mean'] == pytest.approx(0.208)
+  assert td['against']['plain']['verdict'] == 'worse'
+  assert td['against']['random']['verdict'] == 'not distinguishable'
+  td = found['protocols']['equal_time']['td']
+  assert td['time'] == 1.0
+  assert td['against']['plain']['verdict'] == 'better'
+  text = report.markdown(found)
+  assert 'Rests on 40 of 40 planned runs' in text
+  assert '- td is worse than plain by 0.2080 nats (+0.1' in text
+  assert '- td is better than plain by 0.1920 nats (-0.2' in text
+  assert '- td is not distinguishable from random (+0.0000 to +0.0000)' in text
+  assert 'Preliminary' not in text
+  assert 'INCONCLUSIVE' not in text
+
+
+def test_the_time_to_plains_loss_lies_between_two_budgets():
+  found = make(all_runs(2))['protocols']['time_to_target']
+  # From 3.205 at 0.5 of the time to 2.805 at all of it.
+  part = 0.205 / 0.4
+  expected = 0.5 * 2**part
+  assert found['td']['time'] == {'relation': '=', 'at': pytest.approx(expected)}
+  assert found['td']['target'] == PLAIN
+  assert found['td']['by_seed'][0]['time']['at'] == pytest.approx(0.5 * 2**0.5)
+  assert found['plain']['time'] == {'relation': '=', 'at': pytest.approx(1.0)}
+  text = report.markdown(make(all_runs(2)))
+  assert f'| td | 2 | {expected:.3f} | 0.707, 0.7' in text
+
+
+def test_an_arm_that_never_reaches_plain_says_so():
+  runs = [
+    x | {'loss': 3.4} if x['arm'] == 'shallow' else x for x in all_runs(1)
+  ]
+  found = make(runs)
+  crossing = found['protocols']['time_to_target']['shallow']['time']
+  assert crossing == {'relation': '>', 'at': 1.0}
+  assert '| shallow | 1 | > 1.000 |' in report.markdown(found)
+
+
+def test_few_seeds_are_preliminary_and_one_gives_no_verdict():
+  text = report.markdown(make(all_runs(4)))
+  assert 'is worse than plain by 0.2075 nats' in text
+  assert 'Preliminary: 4 seeds.' in text
+  found = make(all_runs(1))
+  td = found['protocols']['equal_steps']['td']
+  assert td['against']['plain']['low'] is None
+  assert td['against']['plain']['verdict'] == ''
+  assert td['loss']['deviation'] is None
+  text = report.markdown(found)
+  assert '- td, plain: one seed, so no interval and no verdict' in text
+
+
+def test_plain_on_the_plateau_is_inconclusive():
+  found = make(all_runs(5), unigram=3.9)
+  assert not found['conclusive']
+  td = found['protocols']['equal_steps']['td']
+  assert td['against']['plain']['verdict'] == ''
+  text = report.markdown(found)
+  assert text.splitlines()[2].startswith('**INCONCLUSIVE: plain BERT ends at')
+  assert 'nothing follows from these differences' in text
+  assert 'is worse' not in text
+
+
+def test_a_part_of_the_runs_is_reported_as_such():
+  runs = [x for x in all_runs(3) if x['seed'] < 2 or x['arm'] != 'td']
+  found = make(runs, failed={'td/100/seed2': 'no room'})
+  assert found['protocols']['equal_steps']['td']['against']['plain']['n'] == 2
+  text = report.markdown(found)
+  assert 'Rests on 22 of 40 planned runs' in text
+  assert '- failed: td/100/seed2: no room' in text
+  none = make([])
+  assert not none['conclusive']
+  assert none['protocols']['equal_steps']['td'] is None
+  assert 'no run of plain has finished yet' in report.markdown(none)
+
+
+def test_a_loss_that_is_not_finite_counts_for_nothing():
+  runs = all_runs(2)
+  broken = next(x for x in runs if x['arm'] == 'td' and x['steps'] == 100)
+  broken['loss'] = None
+  found = make(runs)
+  assert found['protocols']['equal_steps']['td']['seeds'] == [1]
+  assert 'td/100/seed0: its loss is not finite' in report.markdown(found)
+
+
+def test_a_policys_own_loss_is_a_column():
+  text = report.markdown(make(all_runs(2)))
+  assert 'own evaluation' not in text
+  runs = [x | {'own_loss': 2.5} if x['arm'] == 'td' else x for x in all_runs(2)]
+  text = report.markdown(make(runs))
+  assert "| loss of the policy's own evaluation |" in text
+  assert '| 2.5000 ± 0.0000 |' in text
+
+
+def test_what_is_written_is_what_was_found(tmp_path):
+  found = make(all_runs(2))
+  report.write(tmp_path, found, {'command': 'x'})
+  saved = json.loads((tmp_path / 'report.json').read_text())
+  assert saved['command'] == 'x'
+  assert len(saved['runs']) == 16
+  assert saved['runs'][3]['time'] == 1.0
+  assert (tmp_path / 'report.md').read_text() == report.markdown(found)
+
+
+def test_plots_are_drawn(tmp_path):
+  pytest.importorskip('matplotlib', reason='needs the extra `plot`')
+  plots.draw(tmp_path, make(all_runs(2)))
+  names = sorted(x.name for x in tmp_path.iterdir())
+  assert names == [
+    'loss_flops.png',
+    'loss_steps.png',
+    'loss_time.png',
+    'pareto.png',
+  ]
+
+
+def test_the_front_is_what_nothing_beats():
+  points = [(2.0, 3.0), (1.0, 4.0), (3.0, 3.5), (4.0, 2.0), (1.0, 5.0)]
+  assert plots.front_of(points) == [(1.0, 4.0), (2.0, 3.0), (4.0, 2.0)]

@@ -1,0 +1,103 @@
+"""Which runs there are, how long they are, and what the controls cost."""
+
+import pathlib
+
+import pytest
+
+from td_flax import errors
+from td_flax import stages as stages_lib
+from td_flax.compare import plan, settings
+
+V = 8192
+
+
+def make(arm='drop.policy=cumulative_loss', **changes):
+  raw = settings.default()
+  raw.base.train.num_steps = 1000
+  raw.base.drop.keep = 0.25
+  raw.arms.td = arm
+  raw.reference = 'td'
+  for key, value in changes.items():
+    raw[key] = value
+  return settings.load(raw)
+
+
+def test_the_shallow_control_costs_about_what_the_reference_does():
+  arms = plan.arms(make(), V)
+  assert list(arms) == ['plain', 'td', 'random', 'shallow']
+  target = arms['td'].flops_per_row
+  assert arms['random'].flops_per_row == target
+  shallow = arms['shallow']
+  layers = shallow.config.model.num_layers
+  assert shallow.config.drop.policy == 'none'
+  assert shallow.change.endswith(f'model.num_layers={layers}')
+  off = abs(shallow.flops_per_row - target)
+  one_layer = (arms['plain'].flops_per_row - shallow.flops_per_row) / (
+    12 - layers
+  )
+  assert off <= one_layer / 2
+
+
+def test_parts_cost_their_share_of_the_run():
+  arms = plan.arms(
+    make("drop.policy=cumulative_loss 'drop.stages=25% policy=none; rest'"), V
+  )
+  whole = plan.arms(make(), V)
+  expected = (
+    0.25 * whole['plain'].flops_per_row + 0.75 * whole['td'].flops_per_row
+  )
+  assert arms['td'].flops_per_row == pytest.approx(expected)
+  assert len(stages_lib.of(arms['td'].config)) == 2
+
+
+def test_a_model_of_one_layer_has_no_shallow_control():
+  raw = settings.default()
+  raw.base.model.num_layers = 1
+  raw.arms.td = 'optimizer.learning_rate=1e-3'
+  raw.arms.random = 'drop.policy=none'  # the usual one needs more layers
+  raw.reference = 'td'
+  with pytest.raises(errors.ConfigError, match=r'base\.model\.num_layers=1'):
+    plan.arms(settings.load(raw), V)
+
+
+RATIOS = {'plain': 1.0, 'td': 0.75, 'random': 0.8, 'shallow': 2 / 3}
+
+
+def test_equal_time_is_steps_over_the_ratio():
+  found = plan.lengths(make(), RATIOS)
+  assert set(found['equal_steps'].values()) == {(1000,)}
+  assert found['equal_time'] == {
+    'plain': (1000,),
+    'td': (1333,),
+    'random': (1250,),
+    'shallow': (1500,),
+  }
+  assert found['time_to_target']['td'] == (800, 1067, 1333)
+  assert found['time_to_target']['plain'] == (600, 800, 1000)
+
+
+def test_runs_are_done_once_and_seed_by_seed():
+  found = plan.runs(make(seeds=2, first_seed=3), plan.lengths(make(), RATIOS))
+  # 4 lengths each, but plain's equal time is its equal steps, and 80% of
+  # random's equal time are 1,000 steps too.
+  assert len(found) == len(set(found)) == 2 * (3 + 4 + 3 + 4)
+  assert [run.seed for run in found] == [3] * 14 + [4] * 14
+  assert found[0] == ('plain', 1000, 3)
+  assert found[0].folder == 'plain/1000/seed3'
+
+
+def test_a_run_is_a_normal_one_of_its_own_length():
+  chosen = make()
+  arm = plan.arms(chosen, V)['td']
+  config = plan.run_config(arm, plan.Run('td', 77, 5), pathlib.Path('/d'))
+  assert (config.train.num_steps, config.train.seed) == (77, 5)
+  assert (config.data.dir, config.drop.policy) == ('/d', 'cumulative_loss')
+  assert config.eval == chosen.base.eval
+
+
+def test_a_run_too_short_for_its_parts_is_one_line():
+  arm = plan.arms(
+    make("drop.policy=random 'drop.stages=1% policy=none; rest'"), V
+  )['td']
+  with pytest.raises(errors.ConfigError, match=r'td: drop\.stages: .*step'):
+    plan.run_config(arm, plan.Run('td', 10, 0), pathlib.Path('/d'))

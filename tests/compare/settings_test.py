@@ -1,0 +1,128 @@
+"""Files of comparisons: what they mean and how their mistakes are told."""
+
+import pytest
+
+from td_flax import errors
+from td_flax.compare import settings
+
+
+def make(**changes):
+  raw = settings.default()
+  raw.base.model.num_layers = 12
+  raw.arms.td = 'drop.policy=cumulative_loss drop.keep=0.25'
+  raw.reference = 'td'
+  with raw.unlocked(), raw.ignore_type():
+    for key, value in changes.items():
+      raw[key] = value
+  return raw
+
+
+def test_controls_belong_to_every_comparison():
+  found = settings.load(make())
+  assert list(found.arms) == ['plain', 'td', 'random']
+  assert found.arms['plain'].drop.policy == 'none'
+  assert found.arms['td'].drop.keep == found.arms['random'].drop.keep == 0.25
+  assert found.arms['random'].drop.policy == 'random'
+  assert found.seeds == (0, 1, 2, 3, 4)
+  assert found.protocols == settings.PROTOCOLS
+  assert found.budgets == (0.6, 0.8)
+  assert {x.checkpoint.keep for x in found.arms.values()} == {1}
+
+
+def test_the_random_control_has_no_parts():
+  stages = "'drop.stages=10% policy=none; rest keep=0.5'"
+  raw = make(arms={'td': f'drop.policy=frequency {stages}'})
+  found = settings.load(raw)
+  assert found.arms['td'].drop.stages == '10% policy=none; rest keep=0.5'
+  assert found.arms['random'].drop.stages == ''
+
+
+def test_a_control_of_the_file_is_taken():
+  raw = make()
+  raw.arms.random = 'drop.policy=random drop.keep=0.75'
+  assert settings.load(raw).arms['random'].drop.keep == 0.75
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'arms': {}}, r'arms=\[\]: must name at least one arm'),
+    (
+      {'arms': {'shallow': 'drop.keep=0.5'}, 'reference': 'shallow'},
+      "not 'shallow'",
+    ),
+    ({'reference': 'x'}, "reference='x': must be one of td"),
+    ({'arms': {'td': 'drop.keep'}}, "arms.td: 'drop.keep': must be text KEY="),
+    ({'arms': {'td': 3}}, 'arms.td: 3: must be text KEY='),
+    ({'arms': {'td': "drop.keep='"}}, 'arms.td: .*must be text KEY='),
+    ({'arms': {'t d': ''}, 'reference': 't d'}, 'arms.t d: its name must be'),
+    (
+      {'arms': {'td': 'drop.kep=0.5'}},
+      'arms.td: drop.kep: no such key; did you mean drop.keep',
+    ),
+    (
+      {'arms': {'td': 'drop.keep=half'}},
+      "arms.td: drop.keep='half': must be a number",
+    ),
+    (
+      {'arms': {'td': 'drop.keep=-1'}},
+      'arms.td: drop.keep=-1.0: must be above',
+    ),
+    (
+      {'arms': {'td': 'train.num_steps=5'}},
+      'arms.td: train.num_steps: cannot differ between arms',
+    ),
+    (
+      {'arms': {'td': 'data.files=x'}},
+      'arms.td: data.files: cannot differ between arms',
+    ),
+    (
+      {'arms': {'td': '', 'plain': 'drop.policy=random'}},
+      "arms.plain: must be 'drop.policy=none",
+    ),
+    ({'seeds': 0}, 'seeds=0: must be at least 1'),
+    ({'seeds': 1.5}, 'seeds=1.5: must be a whole number'),
+    ({'sedes': 1}, 'sedes: no such key; did you mean seeds'),
+    (
+      {'protocols': 'equal_step'},
+      "protocols='equal_step': must be a comma list",
+    ),
+    ({'budgets': '0.5,1.5'}, "budgets='0.5,1.5': must be a comma list"),
+    ({'budgets': ''}, "budgets='': must be a comma list"),
+    (
+      {'arms': {'td': "'drop.stages=100 policy=none; rest'"}},
+      "arms.td: drop.stages: '100 policy=none': its length must be a share",
+    ),
+  ],
+)
+def test_mistakes_are_one_line(changes, said):
+  with pytest.raises(errors.ConfigError, match=said) as raised:
+    settings.load(make(**changes))
+  assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'said'),
+  [
+    ('drop.policy', 'x', "base.drop.policy='x': must be one of"),
+    ('train.init_from', 'x', "base.train.init_from='x': must be empty"),
+    ('task.name', 'sst2', "base.task.name='sst2': must be empty"),
+    ('model.num_heads', 7, 'base.model.num_heads=7: must be a divisor'),
+    ('train.seed', 'x', "base.train.seed='x': must be a whole number"),
+  ],
+)
+def test_mistakes_of_the_base_are_one_line(key, value, said):
+  raw = make()
+  section, name = key.split('.')
+  with raw.ignore_type():
+    raw.base[section][name] = value
+  with pytest.raises(errors.ConfigError, match=said):
+    settings.load(raw)
+
+
+def test_parts_of_given_length_go_with_equal_steps():
+  raw = make(
+    arms={'td': "drop.policy=random 'drop.stages=9 policy=none; rest'"},
+    protocols='equal_steps',
+  )
+  assert settings.load(raw).protocols == ('equal_steps',)

@@ -1,0 +1,78 @@
+"""Figures against values worked by hand and against scipy's own test."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from td_flax.compare import statistics
+
+
+def test_the_interval_is_students():
+  # Differences 1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.302653.
+  found = statistics.paired([2, 4, 6], [1, 2, 3])
+  half = 4.302653 / math.sqrt(3)
+  assert (found.n, found.mean) == (3, 2)
+  assert found.low == pytest.approx(2 - half, abs=1e-6)
+  assert found.high == pytest.approx(2 + half, abs=1e-6)
+  assert found.verdict == 'not distinguishable'
+
+
+def test_the_interval_is_that_of_scipys_paired_test():
+  rng = np.random.default_rng(0)
+  ours, theirs = rng.normal(size=(2, 7))
+  found = statistics.paired(ours, theirs)
+  interval = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+  assert found.low == pytest.approx(interval.low)
+  assert found.high == pytest.approx(interval.high)
+
+
+@pytest.mark.parametrize(
+  ('ours', 'verdict'),
+  [
+    ([1.01, 1.0, 1.02], 'better'),
+    ([3.01, 3.0, 3.02], 'worse'),
+    ([1.0, 3.0, 2.1], 'not distinguishable'),
+    ([1.0], ''),
+  ],
+)
+def test_a_verdict_needs_an_interval_without_zero(ours, verdict):
+  assert statistics.paired(ours, [2.0] * len(ours)).verdict == verdict
+
+
+def test_one_seed_has_no_interval():
+  found = statistics.paired([1.0], [2.0])
+  assert found == (1, -1.0, None, None)
+  assert statistics.spread([1.0]) == (1.0, None)
+  assert statistics.spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_a_crossing_is_linear_in_the_logarithm():
+  # Half way down between 0.25 and 1, whose logarithms meet at 0.5.
+  found = statistics.crossing([0.25, 1.0], [4.0, 2.0], 3.0)
+  assert found == ('=', pytest.approx(0.5))
+  found = statistics.crossing([0.25, 0.5, 1.0], [4.0, 3.5, 2.0], 3.5)
+  assert found == ('=', pytest.approx(0.5))
+
+
+def test_a_crossing_outside_says_so():
+  assert statistics.crossing([0.5, 1.0], [3.0, 2.0], 3.0) == ('<=', 0.5)
+  assert statistics.crossing([0.5, 1.0], [3.0, 2.0], 1.0) == ('>', 1.0)
+
+
+def test_the_unigram_loss_is_that_of_the_training_frequencies():
+  counts = np.array([100, 100, 6, 2, 0])  # 2 special ids; one never seen
+  rows = np.array([[0, 2, 2, 3, 1], [0, 2, 4, 1, 1]])
+  p = np.array([6, 2, 1]) / 9
+  expected = -(3 * np.log(p[0]) + np.log(p[1]) + np.log(p[2])) / 5
+  assert statistics.unigram_loss(counts, rows, [0, 1]) == pytest.approx(
+    expected
+  )
+
+
+def test_plain_must_have_left_the_plateau():
+  assert statistics.plateau(4.9, 6.0) == ''
+  assert statistics.plateau(5.0, 6.0) == ''
+  reason = statistics.plateau(5.1, 6.0)
+  assert 'ends at 5.100 nats and must be below 5.000' in reason

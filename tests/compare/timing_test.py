@@ -1,0 +1,109 @@
+"""Step times: what is measured, and what of it is kept."""
+
+import pytest
+
+from td_flax import config as config_lib
+from td_flax import errors
+from td_flax.compare import timing
+
+
+def changed(config, **changes):
+  return config_lib.with_changes(
+    config, {key.replace('__', '.'): value for key, value in changes.items()}
+  )
+
+
+def test_turns_are_interleaved_and_the_first_round_is_not_counted():
+  order = []
+
+  def turn(name):
+    order.append(name)
+    return float(len(order))
+
+  found = timing.interleave({x: lambda x=x: turn(x) for x in 'ab'}, 2)
+  assert ''.join(order) == 'baabba'
+  assert found == {'a': [3.0, 6.0], 'b': [4.0, 5.0]}
+
+
+def test_a_ratio_is_the_median_over_rounds():
+  found = timing.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])
+  assert found == {'ratio': 2.0, 'quartiles': [1.5, 2.5]}
+
+
+def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
+  plain = make_config(parallel__num_devices=1)
+  staged = changed(
+    plain, drop__policy='random', drop__stages='25% policy=none; rest'
+  )
+
+  class Fake:
+    def __init__(self, config, steps):
+      assert steps.vocab_size == 300
+      self.seconds = 1.0 if config.drop.policy == 'none' else 0.5
+      if steps.full is not None:
+        self.seconds += 1.0
+
+    def turn(self, steps):
+      return self.seconds
+
+  monkeypatch.setattr(timing, 'Arm', Fake)
+  found = timing.measure({'plain': plain, 'staged': staged}, 300, 3)
+  assert found['arms']['plain']['ratio'] == 1.0
+  assert found['arms']['staged']['ratio'] == pytest.approx(0.25 + 0.75 * 0.5)
+  assert found['arms']['staged']['seconds_per_step'] == pytest.approx(0.625)
+  twice = changed(plain, drop__policy='random', drop__consistency_every=4)
+  found = timing.measure({'plain': plain, 'twice': twice}, 300, 1)
+  assert found['arms']['twice']['ratio'] == pytest.approx(0.5 + 1 / 4)
+  assert (found['platform'], found['devices']) == ('cpu', 1)
+
+
+def test_a_step_is_timed(make_config):
+  plain = make_config(parallel__num_devices=1, data__vocab_size=300)
+  arms = {'plain': plain, 'half': changed(plain, drop__policy='random')}
+  found = timing.measure(arms, 300, 1)
+  assert found['steps_per_turn'] >= 1
+  assert all(x['seconds_per_step'] > 0 for x in found['arms'].values())
+
+
+def measured(configs, **ratios):
+  return {
+    'rounds': 1,
+    'arms': {
+      name: {
+        'ratio': ratio,
+        'seconds_per_step': 3 * ratio,
+        'fingerprint': timing.fingerprint(configs[name]),
+      }
+      for name, ratio in ratios.items()
+    },
+  }
+
+
+def test_times_are_kept_and_added_to(make_config, tmp_path):
+  file = tmp_path / 'timing.json'
+  plain = make_config()
+  configs = {'plain': plain, 'a': changed(plain, drop__policy='random')}
+  configs['b'] = changed(configs['a'], drop__keep=0.75)
+  there = timing.read(file, configs)
+  assert there == {'arms': {}}
+  first = timing.add(file, there, measured(configs, plain=1.0, a=0.5))
+  assert timing.read(file, configs) == first
+  later = measured(configs, plain=1.0, b=0.75)
+  for x in later['arms'].values():
+    x['seconds_per_step'] *= 10  # a slow moment
+  both = timing.add(file, first, later)
+  assert both['arms']['a'] == first['arms']['a']
+  assert both['arms']['b']['seconds_per_step'] == pytest.approx(3 * 0.75)
+  assert timing.read(file, configs) == both
+
+
+def test_times_of_another_comparison_are_refused(make_config, tmp_path):
+  file = tmp_path / 'timing.json'
+  configs = {'plain': make_config()}
+  timing.add(file, {'arms': {}}, measured(configs, plain=1.0))
+  other = {'plain': make_config(model__hidden_dim=32)}
+  with pytest.raises(errors.CheckpointError, match='plain had another config'):
+    timing.read(file, other)
+  file.write_text('{')
+  with pytest.raises(errors.CheckpointError, match='damaged'):
+    timing.read(file, configs)
