@@ -122,7 +122,7 @@ def test_dropping_configs_differ_from_their_baseline_in_drop_alone(
   [
     (
       {'drop__policy': 'attenton'},
-      "drop.policy='attenton': must be one of cum",
+      "drop.policy='attenton': must be one of attention, cum",
     ),
     ({'drop__keep': 0.0}, 'drop.keep=0.0: must be above 0'),
     ({'model__norm': 'mid'}, "model.norm='mid': must be one of post, pre"),
