@@ -219,7 +219,7 @@ def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
     'drop__consistency_every': 7,
   }
   whole, cut = workspace / 'staged', workspace / 'staged_cut'
-  code, out, err = run(arguments(workspace, whole, **overrides))
+  code, _, err = run(arguments(workspace, whole, **overrides))
   assert code == 0, err
   logged = {x['step']: x for x in rows(whole) if 'drop/stage' in x}
   found = [x['drop/stage'] for x in logged.values()]

@@ -24,7 +24,7 @@ def route(make_config, special, *, k, **drop):
   context = Context(
     IDS,
     SEGMENTS,
-    IDS == special.mask,
+    special.mask == IDS,
     jnp.zeros(300),
     jax.random.key(0)[None],
     lambda: SCORES,

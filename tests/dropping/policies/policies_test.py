@@ -21,7 +21,7 @@ def kept(policy, table, k, seed=0):
   context = Context(
     IDS,
     jnp.ones_like(IDS),
-    IDS == policy.special.mask,
+    policy.special.mask == IDS,
     jnp.asarray(table),
     jax.random.key(seed)[None],
   )
