@@ -166,7 +166,8 @@ def _speed(content: dict[str, Any]) -> list[tuple[str, str]]:
 def _next_steps(config: Config, workdir: Workdir) -> list[str]:
   """Commands to try, made from the one that was run."""
   lines = []
-  if config.drop.policy != 'none':
+  drop = config.drop
+  if drop.policy != 'none' or drop.stages:
     same, arguments = [], iter(sys.argv[1:])
     for argument in arguments:
       if argument == '--workdir':
@@ -177,6 +178,7 @@ def _next_steps(config: Config, workdir: Workdir) -> list[str]:
       [
         *('python', '-m', 'td_flax.main', *same),
         '--config.drop.policy=none',
+        *(['--config.drop.stages='] if drop.stages else []),
         f'--workdir={workdir.path}_plain',
       ]
     )

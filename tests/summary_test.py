@@ -117,3 +117,8 @@ def test_the_json_is_written_whole(tmp_path):
   summary.write(tmp_path / 'summary.json', CONTENT)
   assert json.loads((tmp_path / 'summary.json').read_text()) == CONTENT
   assert [path.name for path in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_a_run_in_stages_is_compared_to_one_without(page):
+  text = page(drop__stages='50% policy=random; rest')
+  assert '--config.drop.policy=none --config.drop.stages= --workdir=' in text
