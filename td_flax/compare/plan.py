@@ -59,6 +59,9 @@ def row_flops(config: Config, vocab_size: int) -> float:
 def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
   """All arms by name, `shallow` last.
 
+  A model of other depth cannot start from the weights that
+  `base.train.init_from` names: there is no `shallow` then.
+
   Args:
     settings: the comparison.
     vocab_size: ids of the tokenizer.
@@ -70,6 +73,8 @@ def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
     name: Arm(settings.changes[name], config, row_flops(config, vocab_size))
     for name, config in settings.arms.items()
   }
+  if settings.base.train.init_from:
+    return found
   plain, target = settings.arms[PLAIN], found[settings.reference].flops_per_row
   if plain.model.num_layers == 1:
     raise errors.ConfigError(

@@ -127,7 +127,8 @@ def _figures(
     return None
   against = {}
   for control in CONTROLS:
-    theirs = rows.get((control, *by_arm[control]), {})
+    # There is no `shallow` where training goes on from somebody's weights.
+    theirs = rows.get((control, *by_arm.get(control, ())), {})
     seeds = _common(ours, theirs)
     if control == arm or not seeds:
       continue

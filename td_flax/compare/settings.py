@@ -136,12 +136,10 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     combinations.check(base, config_lib.flatten(base))
   except errors.ConfigError as error:
     raise errors.ConfigError(f'base.{error}') from None
-  for key in ('train.init_from', 'task.name'):
-    if value := config_lib.flatten(base)[key]:
-      raise errors.ConfigError(
-        f'base.{key}={value!r}: must be empty: every arm is pretrained from '
-        'random weights'
-      )
+  if base.task.name:
+    raise errors.ConfigError(
+      f'base.task.name={base.task.name!r}: must be empty: arms are pretrained'
+    )
   if not file.arms or SHALLOW in file.arms:
     raise errors.ConfigError(
       f'arms={sorted(file.arms)}: must name at least one arm, and not '

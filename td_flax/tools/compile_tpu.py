@@ -77,8 +77,14 @@ def main() -> None:
     return
   from td_flax.tpu import report
 
+  config = flags.load()
+  if config.drop.stages or config.drop.consistency_every:
+    raise errors.ConfigError(
+      'drop.stages, drop.consistency_every: one step is compiled; set the '
+      "values of a part itself, and both to their defaults: '' and 0"
+    )
   result = report.compare(
-    flags.load(),
+    config,
     values.topology,
     dump=values.dump and pathlib.Path(values.dump),
     largest_batch=values.largest_batch,

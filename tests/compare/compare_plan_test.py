@@ -38,6 +38,19 @@ def test_the_shallow_control_costs_about_what_the_reference_does():
   assert off <= one_layer / 2
 
 
+def test_pretraining_that_goes_on_has_no_shallow_control():
+  raw = settings.default()
+  raw.base.train.init_from = 'somebodys'
+  raw.arms.td = 'drop.policy=cumulative_loss'
+  raw.reference = 'td'
+  found = settings.load(raw)
+  assert list(plan.arms(found, V)) == ['plain', 'td', 'random']
+  arms = plan.arms(found, V)
+  run = plan.Run('td', 10, 0)
+  config = plan.run_config(arms['td'], run, pathlib.Path('data'))
+  assert config.train.init_from == 'somebodys'
+
+
 def test_parts_cost_their_share_of_the_run():
   arms = plan.arms(
     make("drop.policy=cumulative_loss 'drop.stages=25% policy=none; rest'"), V

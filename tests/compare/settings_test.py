@@ -105,7 +105,6 @@ def test_mistakes_are_one_line(changes, said):
   ('key', 'value', 'said'),
   [
     ('drop.policy', 'x', "base.drop.policy='x': must be one of"),
-    ('train.init_from', 'x', "base.train.init_from='x': must be empty"),
     ('task.name', 'sst2', "base.task.name='sst2': must be empty"),
     ('model.num_heads', 7, 'base.model.num_heads=7: must be a divisor'),
     ('train.seed', 'x', "base.train.seed='x': must be a whole number"),

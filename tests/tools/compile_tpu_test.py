@@ -50,6 +50,14 @@ SMALL = (
     ),
     (('--topology=v5e:2x4',), 'error: --config: missing'),
     (
+      (
+        '--config=configs/bert_base_td.py',
+        '--topology=v5e:2x4',
+        '--config.drop.consistency_every=10',
+      ),
+      'error: drop.stages, drop.consistency_every: one step is compiled',
+    ),
+    (
       ('--all', '--topology=v5e:2x4'),
       'error: --topology: does not go with --all',
     ),
