@@ -155,6 +155,7 @@ def task(ids, special, p=4):
     predicted=predicted,
     labels=jnp.zeros((len(ids), p), jnp.int32),
     weights=jnp.ones((len(ids), p)),
+    hidden=predicted.kept,
   )
 
 
