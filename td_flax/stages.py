@@ -8,7 +8,6 @@ Each part is a length (a share of `train.num_steps`, a number of steps, or once
 importance table go through all of them.
 """
 
-import json
 from typing import NamedTuple
 
 from td_flax import config as config_lib
@@ -103,16 +102,9 @@ def _share(length: str, num_steps: int) -> float | None:
 
 
 def _changed(config: Config, text: str, values: dict[str, str]) -> Config:
-  typed = {'drop.stages': ''}
-  for key, value in values.items():
-    try:
-      typed[key] = value if key == 'drop.policy' else json.loads(value)
-    except ValueError:
-      raise errors.ConfigError(
-        f'drop.stages: {text!r}: {value!r} must be {config_lib.type_name(key)}'
-      ) from None
   try:
-    changed = config_lib.with_changes(config, typed)
+    typed = {key: config_lib.parse(key, value) for key, value in values.items()}
+    changed = config_lib.with_changes(config, typed | {'drop.stages': ''})
   except errors.ConfigError as error:
     raise errors.ConfigError(f'drop.stages: {text!r}: {error}') from None
   policy = changed.drop.policy

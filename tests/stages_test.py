@@ -47,7 +47,7 @@ def test_shares_that_do_not_divide_the_steps_still_cover_them(make_config):
     ('50%; 60%', 'the parts are 110 steps long; must be train.num_steps=100'),
     ('120; rest', "'rest' of train.num_steps=100 is no step"),
     ('0.1%; rest', "'0.1%' of train.num_steps=100 is no step"),
-    ('10% keep=half; rest', "'half' must be a number"),
+    ('10% keep=half; rest', "drop.keep='half': must be a number"),
     ('10% keep=0.01; rest', "'10% keep=0.01': drop.keep=0.01: must be at lea"),
     ('10% policy=best; rest', 'drop.policy='),
     ('10% policy=frequency; rest', 'frequency needs a table, and a run has on'),
