@@ -1,11 +1,7 @@
 """What the benchmarks share: compiled arms, interleaved turns, the JSON."""
 
-import datetime
 import json
-import os
 import pathlib
-import platform
-import shlex
 import sys
 from typing import Any
 
@@ -19,15 +15,8 @@ __all__ = ['Arm', 'facts', 'interleave', 'ratio', 'write']
 
 def facts() -> dict[str, Any]:
   """Where and how something was measured."""
-  return {
-    'platform': jax.devices()[0].device_kind,
-    'machine': machine.cpu(),
-    'cores': os.cpu_count(),
-    'jax': jax.__version__,
-    'python': platform.python_version(),
-    'command': shlex.join(['python', *sys.argv]),
-    'date': datetime.date.today().isoformat(),
-  }
+  device = jax.devices()[0].device_kind
+  return {'platform': device, **machine.facts(['python', *sys.argv])}
 
 
 def write(path: str | None, result: dict[str, Any]) -> None:

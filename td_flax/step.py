@@ -28,8 +28,7 @@ EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
 def training_plan(config: Config) -> plans.Plan:
   """The layers of a training step and how many tokens they see."""
-  plan = policies.load(config.drop.policy).plan(config)
-  return with_last_layer(config, plan)
+  return passes(config, consistent=False)[0]
 
 
 def with_last_layer(

@@ -1,8 +1,13 @@
 """What a benchmark ran on; imports nothing that starts an accelerator."""
 
 import contextlib
+import datetime
+import importlib.metadata
+import os
 import pathlib
 import platform
+import shlex
+from typing import Any
 
 
 def cpu() -> str:
@@ -12,3 +17,19 @@ def cpu() -> str:
       if line.startswith('model name'):
         return line.partition(':')[2].strip()
   return platform.processor() or platform.machine()
+
+
+def facts(command: list[str]) -> dict[str, Any]:
+  """Where, when and how something was measured.
+
+  Args:
+    command: its arguments.
+  """
+  return {
+    'machine': cpu(),
+    'cores': os.cpu_count(),
+    'jax': importlib.metadata.version('jax'),
+    'python': platform.python_version(),
+    'command': shlex.join(command),
+    'date': datetime.date.today().isoformat(),
+  }

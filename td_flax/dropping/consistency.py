@@ -23,10 +23,8 @@ def divergence(
   dropped: Float[Array, 'B D'], full: Float[Array, 'B D']
 ) -> Float[Array, ' B']:
   """KL(softmax(full) || softmax(dropped)) in nats; `full` is a constant."""
-  reference = jax.nn.log_softmax(jax.lax.stop_gradient(_wide(full)))
-  found = jax.nn.log_softmax(_wide(dropped))
+  full = jax.lax.stop_gradient(full)
+  reference, found = (
+    jax.nn.log_softmax(x.astype(jnp.float32)) for x in (full, dropped)
+  )
   return jnp.sum(jnp.exp(reference) * (reference - found), axis=-1)
-
-
-def _wide(x: Array) -> Array:
-  return x.astype(jnp.float32)

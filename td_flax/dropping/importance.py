@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
@@ -48,14 +48,19 @@ def select(
     The route of the kept tokens, positions ascending.
   """
   n = ids.shape[-1]
-  # Equal scores must not favour positions (the first k would win at the start).
-  lots = jax.vmap(lambda key: jax.random.bits(key, (n,)))(keys)
   if noise:
     draws = jax.vmap(
       lambda key: jax.random.gumbel(jax.random.fold_in(key, 1), (n,))
     )(keys)
     score = score + noise * draws
-  return routing.select(routing.rank(pin_class(ids, special), score, lots), k)
+  # Equal scores must not favour positions (the first k would win at the start).
+  ranks = routing.rank(pin_class(ids, special), score, lots(keys, n))
+  return routing.select(ranks, k)
+
+
+def lots(keys: Key[Array, ' B'], n: int) -> UInt32[Array, 'B N']:
+  """A random number per position, from the key of its row."""
+  return jax.vmap(lambda key: jax.random.bits(key, (n,)))(keys)
 
 
 class IdSums(NamedTuple):

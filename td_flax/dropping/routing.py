@@ -129,13 +129,7 @@ def cluster(
 
 def pool(x: Float[Array, 'B N D'], clusters: Clusters) -> Float[Array, 'B C D']:
   """The weighted mean of each cluster's tokens."""
-  exact = x.dtype == jnp.float32
-  return jnp.einsum(
-    'bcn,bnd->bcd',
-    clusters.weights.astype(x.dtype),
-    x,
-    precision=jax.lax.Precision.HIGHEST if exact else None,
-  )
+  return _product(clusters.weights.astype(x.dtype), x)
 
 
 def take_ids(
@@ -165,12 +159,18 @@ def _index(
 def _multiply(
   x: Float[Array, 'B N D'], positions: Int[Array, 'B K']
 ) -> Float[Array, 'B K D']:
-  # Exact: each sum has one summand that is not 0. Float32 needs the highest
-  # precision for that; by default a TPU multiplies it as bfloat16.
+  # Exact: each sum has one summand that is not 0.
+  return _product(jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype), x)
+
+
+def _product(
+  weights: Float[Array, 'B K N'], x: Float[Array, 'B N D']
+) -> Float[Array, 'B K D']:
+  # Float32 needs the highest precision: a TPU multiplies it as bfloat16 else.
   exact = x.dtype == jnp.float32
   return jnp.einsum(
     'bkn,bnd->bkd',
-    jax.nn.one_hot(positions, x.shape[1], dtype=x.dtype),
+    weights,
     x,
     precision=jax.lax.Precision.HIGHEST if exact else None,
   )

@@ -144,16 +144,10 @@ class Attention(nnx.Module):
     seeds: Seeds | None,
   ) -> Float[Array, 'B K D']:
     """Queries from `y`, keys and values from `context`, same segment only."""
-
-    def heads(x: Array) -> Array:
-      return x.reshape(*x.shape[:2], self.config.num_heads, -1)
-
-    # Scaled here, where it is part of the matmul, and not behind the reshape.
-    scale = (y.shape[-1] // self.config.num_heads) ** -0.5
     mixed = self.attend(
-      heads(self.query(y) * scale),
-      heads(self.key(context)),
-      heads(self.value(context)),
+      self._queries(y),
+      self._heads(self.key(context)),
+      self._heads(self.value(context)),
       y_segments,
       context_segments,
       seeds,
@@ -165,15 +159,18 @@ class Attention(nnx.Module):
   ) -> Float[Array, 'B N']:
     """Attention that each token receives from the others: without gradient."""
     x = jax.lax.stop_gradient(x)
-
-    def heads(x: Array) -> Array:
-      return x.reshape(*x.shape[:2], self.config.num_heads, -1)
-
-    scale = (x.shape[-1] // self.config.num_heads) ** -0.5
     summed = attention.received(
-      heads(self.query(x) * scale), heads(self.key(x)), segments
+      self._queries(x), self._heads(self.key(x)), segments
     )
     return jax.lax.stop_gradient(summed)
+
+  def _queries(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
+    # Scaled here, where it is part of the matmul, and not behind the reshape.
+    scale = (x.shape[-1] // self.config.num_heads) ** -0.5
+    return self._heads(self.query(x) * scale)
+
+  def _heads(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
+    return x.reshape(*x.shape[:2], self.config.num_heads, -1)
 
 
 class Mlp(nnx.Module):

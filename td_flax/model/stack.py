@@ -48,9 +48,9 @@ def run(
 
   if config.remat != 'none':
     apply = _rematerialised(apply, config.remat)
-  y = _through(config, apply, layers[:cross_attend], y, context, seeds)
-  layers, seeds = layers[cross_attend:], seeds[cross_attend:]
-  return _through(config, apply, layers, y, None, seeds)
+  n = cross_attend
+  y = _through(config, apply, layers[:n], y, context, seeds[:n])
+  return _through(config, apply, layers[n:], y, None, seeds[n:])
 
 
 def _through(
@@ -63,7 +63,7 @@ def _through(
 ) -> Array:
   """Layers that attend to the same, as a loop or one by one."""
   if not config.scan_layers or len(layers) < 2:
-    for layer, seed in zip(layers, seeds, strict=False):
+    for layer, seed in zip(layers, seeds, strict=True):
       y = apply(layer, y, context, seed)
     return y
   graph = nnx.graphdef(layers[0])
@@ -71,7 +71,7 @@ def _through(
     lambda *leaves: jnp.stack(leaves), *(nnx.state(x) for x in layers)
   )
   # Without dropout there are no seeds to stack.
-  seed_stack = None if seeds[0] is None else jnp.stack(seeds[: len(layers)])
+  seed_stack = None if seeds[0] is None else jnp.stack(seeds)
   y, _ = jax.lax.scan(
     lambda y, xs: (apply(nnx.merge(graph, xs[0]), y, context, xs[1]), None),
     y,

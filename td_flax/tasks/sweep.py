@@ -56,8 +56,7 @@ def _axis(axis: str) -> list[tuple[str, str]]:
       f'task.grid: {axis!r}: must be KEY=VALUE,VALUE with a key of the model, '
       'the optimizer, train, or task.epochs'
     )
-  if key not in config_lib.all_keys():
-    raise config_lib.unknown_key(key, config_lib.all_keys())
+  config_lib.check_key(key)
   return [(key, value.strip()) for value in values.split(',')]
 
 

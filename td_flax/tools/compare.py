@@ -11,11 +11,7 @@ on after an interruption. What the arms, lengths and figures are: see
 Child processes import this module again: nothing heavy is imported at its top.
 """
 
-import datetime
-import os
 import pathlib
-import platform
-import shlex
 import sys
 from typing import Any
 
@@ -144,19 +140,8 @@ def _compare(
 
 def _about() -> dict[str, Any]:
   """Where, when and how the comparison is made."""
-  import jax
-
-  return {
-    'command': shlex.join(
-      ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
-    ),
-    'date': datetime.date.today().isoformat(),
-    'machine': machine_lib.cpu(),
-    'cores': os.cpu_count(),
-    'td_flax': td_flax.__version__,
-    'jax': jax.__version__,
-    'python': platform.python_version(),
-  }
+  command = ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
+  return {'td_flax': td_flax.__version__, **machine_lib.facts(command)}
 
 
 if __name__ == '__main__':

@@ -11,27 +11,16 @@ come back behind the span as they entered it, and a cluster belongs to one
 document of a packed row.
 """
 
-import dataclasses
-
 from jaxtyping import Array, Float
 
-from td_flax.config import Config
-from td_flax.dropping import plan as plans
 from td_flax.dropping.policies import base
 
 
 class Policy(base.Policy):
   """Importance is the attention received."""
 
+  scored = True
   has_weights = True
-
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
-    """Token dropping's, with a span that is scored."""
-    return tuple(
-      dataclasses.replace(span, scored=span.keep is not None)
-      for span in base.Policy.plan(config)
-    )
 
   def score(self, context: base.Context) -> Float[Array, 'B N']:
     """Attention received, from 0 to the number of tokens."""

@@ -47,6 +47,7 @@ class Policy:
 
   Attributes:
     has_table: the score reads `Context.table`.
+    scored: the score calls `Context.received`.
     has_weights: scores are at least 0, so that `drop.pool=weighted` can weigh
       by them.
     own_geometry: what is trained computes something else than plain BERT; its
@@ -55,6 +56,7 @@ class Policy:
   """
 
   has_table = False
+  scored = False
   has_weights = False
   own_geometry = False
   all_as_mask = False
@@ -93,8 +95,8 @@ class Policy:
     """What a person should know at the start of a run, if anything."""
     del config
 
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
+  @classmethod
+  def plan(cls, config: Config) -> plans.Plan:
     """The layers and how many tokens they see."""
     drop = config.drop
     return plans.token_dropping(
@@ -104,6 +106,7 @@ class Policy:
       config.num_kept,
       cross_attend=drop.cross_attend,
       clusters=0 if drop.pool == 'none' else drop.clusters,
+      scored=cls.scored,
     )
 
   def initial_table(

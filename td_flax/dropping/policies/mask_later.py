@@ -8,13 +8,12 @@ token does. Early layers never see a [MASK], so what it trains is not quite
 plain BERT: its held-out loss is reported twice.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from td_flax.config import Config
+from td_flax.dropping import importance, routing
 from td_flax.dropping import plan as plans
-from td_flax.dropping import routing
 from td_flax.dropping.policies import base
 
 
@@ -40,8 +39,8 @@ class Policy(base.Policy):
       'drop.first_layer are not read'
     )
 
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
+  @classmethod
+  def plan(cls, config: Config) -> plans.Plan:
     """One span from layer 0, then full layers."""
     layers, last = config.model.num_layers, config.drop.last_layer
     kept = config.data.sequence_length - config.num_predicted
@@ -54,11 +53,7 @@ class Policy(base.Policy):
     self, span: plans.Span, x: Float[Array, 'B N D'], context: base.Context
   ) -> routing.Route:
     """All but the predicted tokens, and where these are fewer, [PAD]."""
-    del x
-    real = context.ids != self.special.pad
+    real = (context.ids != self.special.pad).astype(jnp.int32)
     seen = (~context.hidden).astype(jnp.int32)
-    lots = jax.vmap(lambda key: jax.random.bits(key, real.shape[1:]))(
-      context.keys
-    )
-    ranks = routing.rank(seen, real.astype(jnp.int32), lots)
-    return routing.select(ranks, span.keep)
+    lots = importance.lots(context.keys, x.shape[1])
+    return routing.select(routing.rank(seen, real, lots), span.keep)

@@ -38,8 +38,8 @@ class Policy(base.Policy):
       'drop.last_layer are not read'
     )
 
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
+  @classmethod
+  def plan(cls, config: Config) -> plans.Plan:
     """Full layers, then one span without `restore`."""
     layers, first = config.model.num_layers, config.drop.first_layer
     late = tuple(range(first, layers))

@@ -13,7 +13,7 @@ class Policy(base.Policy):
     """The other keys of `drop` are not read."""
     del config, require
 
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
+  @classmethod
+  def plan(cls, config: Config) -> plans.Plan:
     """One span over all layers."""
     return plans.full(config.model.num_layers)

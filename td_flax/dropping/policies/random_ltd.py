@@ -9,13 +9,12 @@ Different: [PAD] is drawn last, since packed rows have it, and nothing crosses a
 document's border. The k kept tokens of a layer see each other only.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from td_flax.config import Config
+from td_flax.dropping import importance, routing
 from td_flax.dropping import plan as plans
-from td_flax.dropping import routing
 from td_flax.dropping.policies import base
 
 
@@ -29,8 +28,8 @@ class Policy(base.Policy):
     base.check_keep(config, require)
     base.check_no_pool(config, require)
 
-  @staticmethod
-  def plan(config: Config) -> plans.Plan:
+  @classmethod
+  def plan(cls, config: Config) -> plans.Plan:
     """A span for each layer, between full ones."""
     drop, layers = config.drop, range(config.model.num_layers)
     first, last = drop.first_layer, drop.last_layer
@@ -48,7 +47,6 @@ class Policy(base.Policy):
     self, span: plans.Span, x: Float[Array, 'B N D'], context: base.Context
   ) -> routing.Route:
     """K of the tokens that are not [PAD], by lot."""
-    n = x.shape[1]
-    lots = jax.vmap(lambda key: jax.random.bits(key, (n,)))(context.keys)
     real = (context.ids != self.special.pad).astype(jnp.int32)
+    lots = importance.lots(context.keys, x.shape[1])
     return routing.select(routing.rank(real, lots), span.keep)
