@@ -7,7 +7,7 @@ device.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -49,11 +49,12 @@ def check_devices(config: Config, engine: parallel.Engine) -> None:
 
 
 def report_attention(
-  config: Config, engine: parallel.Engine, plan: plans.Plan
+  config: Config, engine: parallel.Engine, several: Iterable[plans.Plan]
 ) -> None:
-  """Says how attention is computed; refuses what cannot be."""
-  shapes = dict.fromkeys(plans.shapes(plan, config.data.sequence_length))
-  for queries, keys in shapes:
+  """Says how attention is computed in some plans; refuses what cannot be."""
+  n = config.data.sequence_length
+  shapes = (shape for plan in several for shape in plans.shapes(plan, n))
+  for queries, keys in dict.fromkeys(shapes):
     name, reason = attention.choose(config.model, engine, queries, keys)
     progress.write_line(
       f'attention of {queries} queries and {keys} keys: {name} ({reason})'

@@ -12,7 +12,7 @@ from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
-from td_flax.step import Steps
+from td_flax.step import Steps, passes
 
 
 class Key(NamedTuple):
@@ -44,6 +44,10 @@ class Schedule:
       for key in (Key(number, False), Key(number, True))
       if self.count(key)
     }
+
+  def passes(self, key: Key) -> tuple[plans.Plan, ...]:
+    """The plans of a program's passes."""
+    return passes(self.configs[key], consistent=key.consistent)
 
   def at(self, step: int) -> Key:
     """The program of a step, counted from 0."""

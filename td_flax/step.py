@@ -26,11 +26,6 @@ from td_flax.model import bert, dropout, flops, loss
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
 
 
-def training_plan(config: Config) -> plans.Plan:
-  """The layers of a training step and how many tokens they see."""
-  return passes(config, consistent=False)[0]
-
-
 def with_last_layer(
   config: Config, plan: plans.Plan, also: int = 0
 ) -> plans.Plan:

@@ -1,5 +1,6 @@
 """Pretraining: from a config and a workdir to `summary.json`."""
 
+import itertools
 import pathlib
 import shlex
 import sys
@@ -17,7 +18,6 @@ from td_flax import (
   parallel,
   pretrained,
   progress,
-  stages,
   step,
   summary,
 )
@@ -26,7 +26,7 @@ from td_flax.data import dataset, prepare
 from td_flax.data.pipeline import Pipeline
 from td_flax.dropping import policies
 from td_flax.learner import TrainState
-from td_flax.programs import Key, Programs
+from td_flax.programs import Key, Programs, Schedule
 from td_flax.workdir import Workdir
 
 
@@ -46,11 +46,11 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   """
   engine = parallel.make(config.parallel)
   loop.check_devices(config, engine)
-  for stage in stages.of(config):
-    loop.report_attention(
-      stage.config, engine, step.training_plan(stage.config)
-    )
-    if note := policies.load(stage.config.drop.policy).note(stage.config):
+  schedule = Schedule(config)
+  plans = itertools.chain.from_iterable(map(schedule.passes, schedule.configs))
+  loop.report_attention(config, engine, plans)
+  for part in schedule.configs.values():
+    if note := policies.load(part.drop.policy).note(part):
       progress.write_line(note)
   workdir = Workdir(path)
   workdir.check(config)

@@ -221,6 +221,9 @@ def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
   whole, cut = workspace / 'staged', workspace / 'staged_cut'
   code, _, err = run(arguments(workspace, whole, **overrides))
   assert code == 0, err
+  # P queries in the last layer, one more where the first token is compared.
+  for queries in (4, 9, 10):
+    assert err.count(f'attention of {queries} queries and 32 keys') == 1
   logged = {x['step']: x for x in rows(whole) if 'drop/stage' in x}
   found = [x['drop/stage'] for x in logged.values()]
   assert found == [0] * 2 + [1] * 6 + [2] * 2

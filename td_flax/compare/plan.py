@@ -49,8 +49,7 @@ def row_flops(config: Config, vocab_size: int) -> float:
   schedule = programs.Schedule(config)
   return schedule.mean({
     key: sum(
-      step.plan_flops(part, one, vocab_size)
-      for one in step.passes(part, consistent=key.consistent)
+      step.plan_flops(part, one, vocab_size) for one in schedule.passes(key)
     )
     for key, part in schedule.configs.items()
   })  # fmt: skip

@@ -92,7 +92,7 @@ def run(
   if workdir.summary_json.exists():
     return json.loads(workdir.summary_json.read_bytes())
   plan = task_model.plan(config.model, task.output)
-  loop.report_attention(config, engine, plan)
+  loop.report_attention(config, engine, [plan])
   with loop.holding(workdir, config, fingerprints, found.tokenizer):
     tuning = _FineTuning(config, task, found, engine)
     done = loop.run(config, workdir, engine, tuning)
