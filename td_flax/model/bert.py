@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
@@ -25,10 +24,9 @@ from td_flax.data.masking import MaskedBatch, Segments
 from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
-from td_flax.model import attention, stack
-from td_flax.model.dense import RESULT, Dense, fence
+from td_flax.model import attention, layer, stack
+from td_flax.model.dense import Dense
 from td_flax.model.dropout import Seeds, dropout, fold
-from td_flax.model.norm import LayerNorm
 
 ONE_DEVICE = OneDevice()
 VOCAB_MULTIPLE = 128  # lanes of a TPU
@@ -44,39 +42,6 @@ def padded_vocab(vocab_size: int) -> int:
   return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
-def _init(config: ModelConfig) -> Any:
-  return nnx.initializers.truncated_normal(config.init_stddev)
-
-
-def dense(
-  config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs
-) -> Dense:
-  """A dense layer that starts and computes as the `model` section says."""
-  return Dense(
-    inputs,
-    outputs,
-    kernel_init=_init(config),
-    dtype=jnp.dtype(config.dtype),
-    param_dtype=jnp.float32,
-    rngs=rngs,
-  )
-
-
-def _gelu(config: ModelConfig, x: Array) -> Array:
-  return jax.nn.gelu(x, approximate=config.activation == 'gelu_tanh')
-
-
-def _norm(config: ModelConfig, rngs: nnx.Rngs) -> LayerNorm:
-  return LayerNorm(
-    config.hidden_dim,
-    epsilon=config.norm_eps,
-    dtype=jnp.dtype(config.dtype),
-    param_dtype=jnp.float32,
-    use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits in float32
-    rngs=rngs,
-  )
-
-
 class Embeddings(nnx.Module):
   """Word, position and type embeddings, summed and normed."""
 
@@ -85,7 +50,7 @@ class Embeddings(nnx.Module):
 
     def embed(rows: int, padded: int) -> nnx.Embed:
       def init(key: Array, shape: tuple, dtype: Any) -> Array:
-        table = _init(config)(key, (rows, shape[1]), dtype)
+        table = layer.initializer(config)(key, (rows, shape[1]), dtype)
         # Padding rows are zero and, having no gradient, stay zero.
         return jnp.pad(table, ((0, padded - rows), (0, 0)))
 
@@ -100,7 +65,7 @@ class Embeddings(nnx.Module):
     self.word = embed(vocab_size, padded_vocab(vocab_size))
     self.position = embed(config.max_positions, config.max_positions)
     self.type = embed(config.type_vocab_size, config.type_vocab_size)
-    self.norm = _norm(config, rngs) if config.norm == 'post' else None
+    self.norm = layer.norm(config, rngs) if config.norm == 'post' else None
 
   def __call__(
     self,
@@ -121,120 +86,9 @@ class Embeddings(nnx.Module):
     return dropout(x, self.config.dropout, seeds)
 
 
-class Attention(nnx.Module):
-  """Multi-head attention from `y` to `context`."""
-
-  def __init__(
-    self, config: ModelConfig, attend: attention.Attend, rngs: nnx.Rngs
-  ):
-    self.config = config
-    self.attend = attend
-    width = config.hidden_dim
-    self.query = dense(config, width, width, rngs)
-    self.key = dense(config, width, width, rngs)
-    self.value = dense(config, width, width, rngs)
-    self.output = dense(config, width, width, rngs)
-
-  def __call__(
-    self,
-    y: Float[Array, 'B K D'],
-    y_segments: Int[Array, 'B K'],
-    context: Float[Array, 'B M D'],
-    context_segments: Int[Array, 'B M'],
-    seeds: Seeds | None,
-  ) -> Float[Array, 'B K D']:
-    """Queries from `y`, keys and values from `context`, same segment only."""
-    mixed = self.attend(
-      self._queries(y),
-      self._heads(self.key(context)),
-      self._heads(self.value(context)),
-      y_segments,
-      context_segments,
-      seeds,
-    )
-    return self.output(checkpoint_name(mixed.reshape(y.shape), RESULT))
-
-  def received(
-    self, x: Float[Array, 'B N D'], segments: Int[Array, 'B N']
-  ) -> Float[Array, 'B N']:
-    """Attention that each token receives from the others: without gradient."""
-    x = jax.lax.stop_gradient(x)
-    summed = attention.received(
-      self._queries(x), self._heads(self.key(x)), segments
-    )
-    return jax.lax.stop_gradient(summed)
-
-  def _queries(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
-    # Scaled here, where it is part of the matmul, and not behind the reshape.
-    scale = (x.shape[-1] // self.config.num_heads) ** -0.5
-    return self._heads(self.query(x) * scale)
-
-  def _heads(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
-    return x.reshape(*x.shape[:2], self.config.num_heads, -1)
-
-
-class Mlp(nnx.Module):
-  """Dense, GELU, dense."""
-
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-    self.config = config
-    self.inner = dense(config, config.hidden_dim, config.mlp_dim, rngs)
-    self.outer = dense(config, config.mlp_dim, config.hidden_dim, rngs)
-
-  def __call__(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K D']:
-    """Position by position."""
-    return self.outer(_gelu(self.config, self.inner(fence(x))))
-
-
-class Layer(nnx.Module):
-  """One transformer layer; queries may be fewer than keys and values."""
-
-  def __init__(
-    self, config: ModelConfig, attend: attention.Attend, rngs: nnx.Rngs
-  ):
-    self.config = config
-    self.attention = Attention(config, attend, rngs)
-    self.attention_norm = _norm(config, rngs)
-    self.mlp = Mlp(config, rngs)
-    self.mlp_norm = _norm(config, rngs)
-
-  def __call__(
-    self,
-    y: Float[Array, 'B K D'],
-    y_segments: Int[Array, 'B K'],
-    context: Float[Array, 'B M D'] | None,
-    context_segments: Int[Array, 'B M'] | None,
-    seeds: Seeds | None,
-  ) -> Float[Array, 'B K D']:
-    """Updates `y`, which attends to `context` (None: to itself)."""
-    rate = self.config.dropout
-    pre = self.config.norm == 'pre'
-
-    queries = self.attention_norm(y) if pre else y
-    if context is None:
-      context, context_segments = queries, y_segments
-    elif pre:
-      context = self.attention_norm(context)
-    mixed = self.attention(
-      queries, y_segments, context, context_segments, fold(seeds, 0)
-    )
-    y = y + dropout(mixed, rate, fold(seeds, 1))
-    if pre:
-      return y + dropout(self.mlp(self.mlp_norm(y)), rate, fold(seeds, 2))
-    y = self.attention_norm(y)
-    return self.mlp_norm(y + dropout(self.mlp(y), rate, fold(seeds, 2)))
-
-  def received(
-    self, x: Float[Array, 'B N D'], segments: Int[Array, 'B N']
-  ) -> Float[Array, 'B N']:
-    """Attention that each token would receive if all of `x` passed."""
-    x = self.attention_norm(x) if self.config.norm == 'pre' else x
-    return self.attention.received(x, segments)
-
-
 def make_pooler(config: ModelConfig, rngs: nnx.Rngs) -> Dense:
   """BERT's dense layer on the first token; a tanh follows."""
-  return dense(config, config.hidden_dim, config.hidden_dim, rngs)
+  return layer.dense(config, config.hidden_dim, config.hidden_dim, rngs)
 
 
 class Head(nnx.Module):
@@ -243,15 +97,15 @@ class Head(nnx.Module):
   def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
     self.config = config
     self.vocab_size = vocab_size
-    self.dense = dense(config, config.hidden_dim, config.hidden_dim, rngs)
-    self.norm = _norm(config, rngs)
+    self.dense = layer.dense(config, config.hidden_dim, config.hidden_dim, rngs)
+    self.norm = layer.norm(config, rngs)
     self.bias = nnx.Param(jnp.zeros(padded_vocab(vocab_size), jnp.float32))
 
   def __call__(
     self, x: Float[Array, 'B P D'], table: Float[Array, 'V D']
   ) -> Float[Array, 'B P V']:
     """Float32 logits; those of padding rows are the smallest number."""
-    x = self.norm(_gelu(self.config, self.dense(x)))
+    x = self.norm(layer.gelu(self.config, self.dense(x)))
     logits = jnp.einsum(
       'bpd,vd->bpv',
       x,
@@ -285,9 +139,9 @@ class Encoder(nnx.Module):
     self.embeddings = Embeddings(config, vocab_size, rngs)
     attend = attention.make(config, devices)
     self.layers = nnx.List(
-      Layer(config, attend, rngs) for _ in range(config.num_layers)
+      layer.Layer(config, attend, rngs) for _ in range(config.num_layers)
     )
-    self.norm = _norm(config, rngs) if config.norm == 'pre' else None
+    self.norm = layer.norm(config, rngs) if config.norm == 'pre' else None
 
   def encode(
     self,
@@ -342,7 +196,7 @@ class Encoder(nnx.Module):
     """What some spans make of the states; arguments as in `encode`."""
     ids = segments.segments
     for span in plan:
-      layers = [self.layers[layer] for layer in span.layers]
+      layers = [self.layers[i] for i in span.layers]
       route, y, y_ids = None, x, ids
       if span.keep is not None:
         with jax.named_scope('routing'):
@@ -359,7 +213,7 @@ class Encoder(nnx.Module):
         y_ids,
         (x, ids),
         span.cross_attend,
-        [fold(seeds, layer + 1) for layer in span.layers],
+        [fold(seeds, i + 1) for i in span.layers],
       )
       if route is not None and span.restore:
         with jax.named_scope('routing'):

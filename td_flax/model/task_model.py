@@ -12,7 +12,7 @@ from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
-from td_flax.model import bert
+from td_flax.model import bert, layer
 from td_flax.model.dropout import Seeds, dropout, fold
 
 # What a head reads, and so what P is: the first token (1), every token (N), or
@@ -70,7 +70,7 @@ class TaskModel(bert.Encoder):
     first = output.reads == FIRST
     self.pooler = bert.make_pooler(config, rngs) if first else None
     size = 2 if output.reads == SPAN else output.size
-    self.classifier = bert.dense(config, config.hidden_dim, size, rngs)
+    self.classifier = layer.dense(config, config.hidden_dim, size, rngs)
 
   def __call__(
     self, ids: Int[Array, 'B N'], seeds: Seeds | None = None
