@@ -107,7 +107,12 @@ class Learner(abc.ABC):
     return table
 
   def init(self, table: Float[np.ndarray, ' V']) -> TrainState:
-    """The state before the first step, with this table."""
+    """The state before the first step, with this table.
+
+    Not to be compiled as a whole: all random numbers of a BERT-base in one
+    program take XLA three minutes on a GPU. By themselves, each shape is
+    compiled once.
+    """
     params = nnx.split(self._model())[1]
     zero = jnp.zeros((), jnp.int32)
     return TrainState(

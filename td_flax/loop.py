@@ -218,7 +218,7 @@ class _Run:
 
   def _fresh(self) -> TrainState:
     init, table = self.experiment.learner.init, self.experiment.table
-    state = jax.device_get(jax.jit(init)(table))
+    state = jax.device_get(init(table))
     params = self.experiment.initial(state.params)
     return self.engine.place(dataclasses.replace(state, params=params))
 

@@ -26,6 +26,9 @@ from td_flax.config import ParallelConfig
 from td_flax.devices import Kernel
 
 _AXIS = 'data'
+# By platform. XLA tries Triton's matmuls first on a GPU, and then adds biases in
+# a pass of their own, where cuBLAS adds them on the way.
+_COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 
 
 def make(
@@ -101,7 +104,9 @@ class Engine:
       `(state, rows from split) -> (state, scalars)`; each call consumes the
       state it is given.
     """
-    return self._paced(self.lower_train(step, state, batch).compile())
+    lowered = self.lower_train(step, state, batch)
+    options = _COMPILER_OPTIONS.get(self.platform)
+    return self._paced(lowered.compile(compiler_options=options))
 
   def _paced(self, mapped: Callable[..., Any]) -> Callable[..., Any]:
     if not self._in_step:

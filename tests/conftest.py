@@ -3,7 +3,8 @@
 import os
 import tempfile
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
+# Those of `tests/gpu` run with JAX_PLATFORMS=cuda,cpu.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 # The models here are tiny and compiling them is most of the work: compile
 # without costly passes, and what several processes share only once.

@@ -30,7 +30,7 @@ def losses(make_config, special):
     engine = parallel.make(ParallelConfig(num_devices=num_devices))
     steps = step.Steps(config, VOCAB, special, engine)
     evaluator = evaluate.Evaluator(config, steps, engine, Rows(rows))
-    params = jax.device_get(jax.jit(steps.init)(np.zeros(VOCAB))).params
+    params = jax.device_get(steps.init(np.zeros(VOCAB))).params
     return evaluator(engine.replicate(params))
 
   return run

@@ -30,7 +30,7 @@ class Trial:
     )
     self.shape = (config.train.batch_size, config.data.sequence_length)
     table = self.steps.policy.initial_table(np.arange(VOCAB) + 1)
-    self._first = jax.device_get(jax.jit(self.steps.init)(table))
+    self._first = jax.device_get(self.steps.init(table))
     self._train = self.engine.compile_train(
       self.steps.train, self.begin(), self.steps.batch
     )
@@ -363,7 +363,7 @@ def evaluate(make_config, special):
     steps = step.Steps(config, VOCAB, special, engine)
     table = np.zeros(VOCAB, np.float32)
     plain = step.Steps(make_config(), VOCAB, special, engine)
-    params = jax.device_get(jax.jit(plain.init)(table)).params
+    params = jax.device_get(plain.init(table)).params
     sums = engine.map_eval(steps.evaluate)(
       engine.replicate(params),
       engine.split(rows),
@@ -412,7 +412,7 @@ def test_initial_parameters_depend_on_the_seed_alone(make_config, special):
   def begin(**overrides):
     config = make_config(**overrides)
     steps = step.Steps(config, VOCAB, special, make_engine(1))
-    return jax.jit(steps.init)(np.zeros(VOCAB, np.float32)).params
+    return steps.init(np.zeros(VOCAB, np.float32)).params
 
   first = begin()
   chex.assert_trees_all_equal(first, begin(drop__policy='random'))

@@ -76,13 +76,15 @@ def machine() -> Machine:
 def places(found: Machine, jobs: int) -> list[Place]:
   """An equal share of the machine for each of `jobs` children.
 
+  More children than GPUs share these: while one compiles, another computes.
+
   Raises:
     errors.ConfigError: there are fewer cores or devices.
   """
   cores = []
   if hasattr(os, 'sched_getaffinity'):  # not on macOS
     cores = sorted(os.sched_getaffinity(0))
-  if found.platform == 'cpu':
+  if found.platform in ('cpu', 'gpu'):
     most, what = len(cores) or os.cpu_count() or 1, 'cores'
   else:
     most, what = found.devices, f'devices ({found.platform})'
@@ -103,9 +105,11 @@ def places(found: Machine, jobs: int) -> list[Place]:
   already = os.environ.get(variable, '')
   visible = already.split(',') if already else map(str, range(found.devices))
   extra = _ONE_CHIP if found.platform == 'tpu' else {}
+  if (sharing := -(-jobs // found.devices)) > 1:
+    extra = {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / sharing:.3f}'}
   return [
     Place({variable: device, **extra}, frozenset())
-    for device, _ in zip(visible, range(jobs), strict=False)
+    for device in itertools.islice(itertools.cycle(visible), jobs)
   ]
 
 

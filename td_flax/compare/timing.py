@@ -41,7 +41,7 @@ class Arm:
     )
     size = self.steps.vocab_size
     table = self.steps.policy.initial_table(np.ones(size, np.int64))
-    state = jax.device_get(jax.jit(self.steps.init)(table))
+    state = jax.device_get(self.steps.init(table))
     self.state = self.engine.place(state)
     shape = config.train.batch_size, config.data.sequence_length
     rows = np.random.default_rng(0).integers(5, size, shape, np.uint16)

@@ -25,7 +25,7 @@ from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import attention, layer, stack
-from td_flax.model.dense import Dense
+from td_flax.model.dense import Dense, decode
 from td_flax.model.dropout import Seeds, dropout, fold
 
 ONE_DEVICE = OneDevice()
@@ -106,13 +106,7 @@ class Head(nnx.Module):
   ) -> Float[Array, 'B P V']:
     """Float32 logits; those of padding rows are the smallest number."""
     x = self.norm(layer.gelu(self.config, self.dense(x)))
-    logits = jnp.einsum(
-      'bpd,vd->bpv',
-      x,
-      table.astype(x.dtype),
-      preferred_element_type=jnp.float32,
-    )
-    logits = logits + self.bias[None, None]
+    logits = decode(x, table) + self.bias[None, None]
     real = jnp.arange(logits.shape[-1]) < self.vocab_size
     return jnp.where(real[None, None], logits, jnp.finfo(jnp.float32).min)
 

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
 from td_flax.model import attention
-from td_flax.model.dense import RESULT, Dense, fence
+from td_flax.model import gelu as gelu_lib
+from td_flax.model.barrier import fence
+from td_flax.model.dense import RESULT, Dense
 from td_flax.model.dropout import Seeds, dropout, fold
 from td_flax.model.norm import LayerNorm
 
@@ -39,7 +41,7 @@ def dense(
 
 def gelu(config: ModelConfig, x: Array) -> Array:
   """GELU, or its approximation by tanh."""
-  return jax.nn.gelu(x, approximate=config.activation == 'gelu_tanh')
+  return gelu_lib.gelu(x, config.activation == 'gelu_tanh')
 
 
 def norm(config: ModelConfig, rngs: nnx.Rngs) -> LayerNorm:
@@ -98,9 +100,8 @@ class Attention(nnx.Module):
     return jax.lax.stop_gradient(summed)
 
   def _queries(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
-    # Scaled here, where it is part of the matmul, and not behind the reshape.
     scale = (x.shape[-1] // self.config.num_heads) ** -0.5
-    return self._heads(self.query(x) * scale)
+    return self._heads(self.query(x, scale))
 
   def _heads(self, x: Float[Array, 'B K D']) -> Float[Array, 'B K H E']:
     return x.reshape(*x.shape[:2], self.config.num_heads, -1)

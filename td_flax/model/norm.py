@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from td_flax.model.barrier import settled
+
 
 class LayerNorm(nnx.LayerNorm):
   """`nnx.LayerNorm` over D of [B, N, D], with a gradient written by hand.
@@ -44,11 +46,13 @@ def _backward(
 ) -> tuple[Array, Array, Array]:
   del epsilon
   x, mean, factor, scale = saved
+  mean, factor = settled(mean, factor)
   normed = (x.astype(jnp.float32) - mean) * factor
   flow = dy * scale[None, None]
   along = (flow * normed).mean(-1, keepdims=True)
   dx = factor * (flow - flow.mean(-1, keepdims=True) - normed * along)
-  return dx.astype(x.dtype), (dy * normed).sum((0, 1)), dy.sum((0, 1))
+  (dx,) = settled(dx.astype(x.dtype))
+  return dx, (dy * normed).sum((0, 1)), dy.sum((0, 1))
 
 
 _norm.defvjp(_forward, _backward)

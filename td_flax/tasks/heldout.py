@@ -63,7 +63,7 @@ def evaluate(
   )
   steps = step.Steps(config, tokenizer.vocab_size, tokenizer.special, engine)
   table = np.zeros(tokenizer.vocab_size, np.float32)
-  fresh = jax.device_get(jax.jit(steps.init)(table)).params
+  fresh = jax.device_get(steps.init(table)).params
   params = engine.place(found.params(fresh))
   figures = evaluation.Evaluator(config, steps, engine, rows)(params)
   return {

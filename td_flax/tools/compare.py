@@ -32,7 +32,7 @@ def define_flags() -> None:
     'jobs',
     None,
     'Runs at once, each on a device or on a share of the cores; by default one '
-    'for each accelerator, 1 on a CPU.',
+    'for each accelerator, 1 on a CPU. More of them share the GPUs.',
     lower_bound=1,
   )
   absl_flags.DEFINE_bool(

@@ -63,7 +63,20 @@ def test_every_job_has_a_device(monkeypatch):
   assert found[3].environment['TPU_VISIBLE_CHIPS'] == '3'
   assert children.places(Machine('other', 1), 1) == [Place({}, frozenset())]
   with pytest.raises(errors.ConfigError, match=r'--jobs=3: .* 2, the devices'):
-    children.places(Machine('gpu', 2), 3)
+    children.places(Machine('tpu', 2), 3)
+
+
+def test_jobs_share_gpus_where_there_are_more_of_them(monkeypatch):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
+  found = children.places(Machine('gpu', 2), 3)
+  assert [x.environment['CUDA_VISIBLE_DEVICES'] for x in found] == list('010')
+  fractions = {
+    x.environment['XLA_PYTHON_CLIENT_MEM_FRACTION'] for x in found
+  }
+  assert fractions == {'0.450'}
+  with pytest.raises(errors.ConfigError, match=r'--jobs=9: .* 8, the cores'):
+    children.places(Machine('gpu', 2), 9)
 
 
 def test_a_child_is_in_its_place_and_answers():

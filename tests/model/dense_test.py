@@ -44,3 +44,26 @@ def test_weight_gradients_add_up_in_float32():
 
   for gradient in jax.grad(loss, (0, 1))(kernel, bias):
     np.testing.assert_array_equal(gradient, 4096)  # bfloat16 would stop at 256
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'atol'), [('float32', 1e-4), ('bfloat16', 0.15)]
+)
+def test_decoding_multiplies_with_the_embeddings_gradients_included(
+  dtype, atol
+):
+  x = jax.random.normal(jax.random.key(1), (2, 5, 8), dtype)
+  table = jax.random.normal(jax.random.key(2), (12, 8))
+
+  def of(product):
+    def loss(x, table):
+      y = product(x, table)
+      assert y.dtype == jnp.float32
+      return jnp.sum(jnp.sin(y))
+
+    return jax.value_and_grad(loss, (0, 1))(x, table)
+
+  found = of(dense.decode)
+  expected = of(lambda x, table: x.astype(jnp.float32) @ table.T)
+  chex.assert_trees_all_close(found, expected, atol=atol, rtol=atol)
+  chex.assert_trees_all_equal_dtypes(found, expected)

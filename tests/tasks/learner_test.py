@@ -100,7 +100,7 @@ def test_eight_devices_learn_and_predict_as_one(make, make_rows, engine, name):
     learner = make(
       output, devices, train__batch_size=16, train__microbatches=2, **changes
     )
-    fresh = jax.device_get(jax.jit(learner.init)(np.zeros(1, np.float32)))
+    fresh = jax.device_get(learner.init(np.zeros(1, np.float32)))
     state = devices.place(fresh)
     step = devices.compile_train(learner.train, state, learner.batch)
     for _ in range(2):

@@ -180,7 +180,7 @@ def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
   config, task, found = setup()
   config = fine_tuning.for_task(config, task)
   tuning = fine_tuning._FineTuning(config, task, found, engine)
-  fresh = jax.device_get(jax.jit(tuning.learner.init)(tuning.table)).params
+  fresh = jax.device_get(tuning.learner.init(tuning.table)).params
   fresh_arrays = leaves.to_host(fresh)
   started = leaves.to_host(tuning.initial(fresh))
   saved = leaves.to_host(
@@ -221,7 +221,7 @@ def test_a_folder_of_hugging_face_starts_the_same(setup, engine, run, tmp_path):
   started = []
   for model in (found, theirs):
     tuning = fine_tuning._FineTuning(config, task, model, engine)
-    fresh = jax.device_get(jax.jit(tuning.learner.init)(tuning.table)).params
+    fresh = jax.device_get(tuning.learner.init(tuning.table)).params
     started.append(leaves.to_host(tuning.initial(fresh)))
   for name, array in started[0].items():
     np.testing.assert_array_equal(array, started[1][name])
