@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from td_flax import optimizer
 from td_flax.config import Config
@@ -29,6 +29,8 @@ class TrainState:
 
   Attributes:
     step: steps taken, skipped updates included.
+    key: data of the key that every step draws from: the run's seed. Here, and
+      not in the program, which other seeds then need not compile again.
     params: float32.
     opt_state: optax's.
     importance: the policy's table, one entry per token id; unused by a task.
@@ -37,6 +39,7 @@ class TrainState:
   """
 
   step: Int[Array, '']
+  key: UInt32[Array, '2']
   params: nnx.State
   opt_state: optax.OptState
   importance: Float[Array, ' V']
@@ -81,17 +84,15 @@ class Learner(abc.ABC):
   def _loss(
     self,
     params: nnx.State,
-    table: Float[Array, ' V'],
-    step: Int[Array, ''],
+    state: TrainState,
     batch: Any,
     rows: Int[Array, ' B'],
   ) -> tuple[Float[Array, ''], tuple[Sums, Any]]:
     """Summed loss of some rows, and what else is summed.
 
     Args:
-      params: of the model.
-      table: the state's `importance`.
-      step: the state's.
+      params: of the model, instead of the state's.
+      state: before the step.
       batch: some rows of what `train` was given.
       rows: their numbers in the global batch.
 
@@ -116,7 +117,13 @@ class Learner(abc.ABC):
     params = nnx.split(self._model())[1]
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
-      zero, params, self.tx.init(params), jnp.asarray(table), zero, zero
+      step=zero,
+      key=jax.random.key_data(jax.random.key(self.config.train.seed)),
+      params=params,
+      opt_state=self.tx.init(params),
+      importance=jnp.asarray(table),
+      skipped=zero,
+      skipped_run=zero,
     )
 
   def train(
@@ -138,9 +145,7 @@ class Learner(abc.ABC):
     batch, rows = jax.tree.map(self._split, (batch, rows))
 
     def gradient(part: tuple[Any, Array]) -> Any:
-      return jax.grad(self._loss, has_aux=True)(
-        state.params, state.importance, state.step, *part
-      )
+      return jax.grad(self._loss, has_aux=True)(state.params, state, *part)
 
     first = jax.tree.map(lambda x: x[0], (batch, rows))
     if parts == 1:
@@ -189,9 +194,13 @@ class Learner(abc.ABC):
       (state.params, state.opt_state, state.importance),
     )
     skip = jnp.where(finite, 0, 1)
+    params, opt_state, table = learned
     state = TrainState(
-      state.step + 1,
-      *learned,
+      step=state.step + 1,
+      key=state.key,
+      params=params,
+      opt_state=opt_state,
+      importance=table,
       skipped=state.skipped + skip,
       skipped_run=(state.skipped_run + skip) * skip,
     )

@@ -26,7 +26,7 @@ from td_flax.config import ParallelConfig
 from td_flax.devices import Kernel
 
 _AXIS = 'data'
-# By platform. XLA tries Triton's matmuls first on a GPU, and then adds biases in
+# By platform. XLA tries Triton for matmuls on a GPU, and then adds biases in
 # a pass of their own, where cuBLAS adds them on the way.
 _COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
 

@@ -20,7 +20,7 @@ from td_flax.devices import Devices
 from td_flax.dropping import consistency, policies, routing
 from td_flax.dropping import plan as plans
 from td_flax.dropping.policies.base import Context, Policy
-from td_flax.learner import Learner, Sums
+from td_flax.learner import Learner, Sums, TrainState
 from td_flax.model import bert, dropout, flops, loss
 
 EVAL_MASK_RATE = 0.15  # whatever training uses, so that losses compare
@@ -141,17 +141,16 @@ class Steps(Learner):
   def _loss(
     self,
     params: nnx.State,
-    table: Float[Array, ' V'],
-    step: Int[Array, ''],
+    state: TrainState,
     ids: Int[Array, 'B N'],
     rows: Int[Array, ' B'],
   ) -> tuple[Float[Array, ''], tuple[Sums, Any]]:
     ids = ids.astype(jnp.int32)
-    seed = jax.random.key(self.config.train.seed)
-    keys = masking.row_keys(seed, step, rows)
+    seed = jax.random.wrap_key_data(state.key)
+    keys = masking.row_keys(seed, state.step, rows)
     batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
     # Streams of one row: masks use its key; spans and dropout, folds of it.
-    router = self._router(batch, table, _fold(keys, 1))
+    router = self._router(batch, state.importance, _fold(keys, 1))
     model = nnx.merge(self.graph, params)
     seeds = self._seeds(keys, 2)
     if self.full is None:

@@ -263,9 +263,8 @@ def test_the_table_takes_the_mean_over_the_global_batch(trial, make_rows):
   eight = trial(8, **DROP)
   steps, before = eight.steps, eight.engine.fetch(eight.begin())
   ids = jnp.asarray(rows, jnp.int32)
-  _, (_, observed) = steps._loss(
-    before.params, jnp.asarray(before.importance), 0, ids, jnp.arange(8)
-  )
+  state = jax.tree.map(jnp.asarray, before)
+  _, (_, observed) = steps._loss(state.params, state, ids, jnp.arange(8))
   keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(8))
   labels = np.asarray(steps._masked(steps.config, ids, keys, False).labels)
   count = np.bincount(labels.ravel(), minlength=VOCAB)

@@ -113,8 +113,9 @@ def _curves(
     first = _SHOWN_FROM * steps[-1]
     for step, *range_ in zip(steps, low, high, strict=True):
       shown += range_ if step >= first else []
-  room = 0.05 * (max(shown) - min(shown)) or 0.1
-  axes.set_ylim(min(shown) - room, max(shown) + room)
+  if shown:  # plain's runs may not have finished yet
+    room = 0.05 * (max(shown) - min(shown)) or 0.1
+    axes.set_ylim(min(shown) - room, max(shown) + room)
 
 
 def _pareto(

@@ -13,7 +13,7 @@ _CUBE = 0.044715
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gelu(x: Array, approximate: bool) -> Array:
-  """x times the normal distribution's cumulative function at x.
+  """X times the normal distribution's cumulative function at x.
 
   Args:
     x: any floats; computed in float32.

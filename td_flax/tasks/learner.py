@@ -15,7 +15,7 @@ from td_flax.config import Config
 from td_flax.data import masking
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
-from td_flax.learner import Learner, Sums
+from td_flax.learner import Learner, Sums, TrainState
 from td_flax.model import dropout, flops, loss
 from td_flax.model.task_model import FIRST, SPAN, Output, TaskModel, plan
 from td_flax.tasks.task import Encoded
@@ -80,16 +80,14 @@ class TaskLearner(Learner):
   def _loss(
     self,
     params: nnx.State,
-    table: Float[Array, ' V'],
-    step: Int[Array, ''],
+    state: TrainState,
     batch: Encoded,
     rows: Int[Array, ' B'],
   ) -> tuple[Float[Array, ''], tuple[Sums, Any]]:
-    del table
     model, seeds = self.config.model, None
     if model.dropout or model.attention_dropout:
-      seed = jax.random.key(self.config.train.seed)
-      seeds = dropout.seeds(masking.row_keys(seed, step, rows))
+      seed = jax.random.wrap_key_data(state.key)
+      seeds = dropout.seeds(masking.row_keys(seed, state.step, rows))
     outputs = nnx.merge(self.graph, params)(batch.ids.astype(jnp.int32), seeds)
     losses, correct, weights = compare(self.output, outputs, batch.labels)
     sums = Sums(

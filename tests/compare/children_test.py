@@ -71,9 +71,7 @@ def test_jobs_share_gpus_where_there_are_more_of_them(monkeypatch):
   monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(8)))
   found = children.places(Machine('gpu', 2), 3)
   assert [x.environment['CUDA_VISIBLE_DEVICES'] for x in found] == list('010')
-  fractions = {
-    x.environment['XLA_PYTHON_CLIENT_MEM_FRACTION'] for x in found
-  }
+  fractions = {x.environment['XLA_PYTHON_CLIENT_MEM_FRACTION'] for x in found}
   assert fractions == {'0.450'}
   with pytest.raises(errors.ConfigError, match=r'--jobs=9: .* 8, the cores'):
     children.places(Machine('gpu', 2), 9)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,8 @@ def made(request, make_config, special):
 
 def objective(steps, params, table, rows):
   ids, numbers = jnp.asarray(rows), jnp.arange(len(rows))
-  return steps._loss(params, table, jnp.array(4), ids, numbers)
+  state = dataclasses.replace(steps.init(table), step=jnp.array(4))
+  return steps._loss(params, state, ids, numbers)
 
 
 def by_hand(steps, params, table, rows, *, reference=None):

@@ -67,7 +67,7 @@ def test_narrow_layers_as_a_loop_are_the_same(
     rows = jnp.asarray(make_rows(4))
     losses.append(
       jax.value_and_grad(lambda p, s=steps, r=rows: s._loss(
-        p, jnp.zeros(300), jnp.array(0), r, jnp.arange(4)
+        p, s.init(np.zeros(300)), r, jnp.arange(4)
       )[0])(params)
     )  # fmt: skip
   for x, y in zip(*map(jax.tree.leaves, losses), strict=True):
