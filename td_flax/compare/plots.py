@@ -86,6 +86,7 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
       len(protocols), len(names), figsize=size, squeeze=False
     )
     for row, protocol in zip(grid, protocols, strict=True):
+      row[0].set_ylabel('score x 100')
       for axes, name in zip(row, names, strict=True):
         _scores(axes, _runs(found, protocol), name, colors)
         axes.set_title(f'{name}, {protocol.replace("_", " ")}')

@@ -12,6 +12,7 @@ from typing import Any
 
 from td_flax import artifacts, errors
 from td_flax.compare.settings import BLIMP, Scores
+from td_flax.data.vocabulary import Tokenizer
 
 FOLDER, FILE = 'scores', 'scores.json'
 
@@ -28,6 +29,26 @@ def check(wanted: Scores) -> None:
     glue_suite.tasks_in(wanted.glue_dir, wanted.tasks, 'glue_dir')
   if BLIMP in wanted.names:
     blimp.read(wanted.blimp_dir, wanted.blimp_limit, 'blimp_dir')
+
+
+def check_lengths(wanted: Scores, tokenizer: Tokenizer, longest: int) -> None:
+  """Refuses sentences of BLiMP that have more tokens than models positions.
+
+  Args:
+    wanted: the scores.
+    tokenizer: of all arms.
+    longest: that all arms take.
+
+  Raises:
+    errors.DataError: names the sentence.
+  """
+  if BLIMP not in wanted.names:
+    return
+  from td_flax.tasks import blimp, scorer
+
+  for paradigm in blimp.read(wanted.blimp_dir, wanted.blimp_limit, 'blimp_dir'):
+    for sentences in zip(*paradigm.pairs, strict=True):
+      scorer.encode(tokenizer, list(sentences), longest)
 
 
 def missing(workdir: pathlib.Path, wanted: Scores) -> list[str]:

@@ -76,7 +76,7 @@ def _compare(
 ) -> None:
   from td_flax import evaluate, progress
   from td_flax.compare import children as children_lib
-  from td_flax.compare import figures, plan, report, runs, statistics
+  from td_flax.compare import figures, plan, report, runs, scores, statistics
   from td_flax.compare import timing as timing_lib
   from td_flax.data import prepare
 
@@ -89,6 +89,11 @@ def _compare(
   )
   arms = plan.arms(settings, vocab_size)
   configs = {name: arm.config for name, arm in arms.items()}
+  scores.check_lengths(
+    settings.scores,
+    packed.tokenizer,
+    min(config.model.max_positions for config in configs.values()),
+  )
   file = path / timing_lib.FILE
   timing = timing_lib.read(file, configs)
   with children_lib.Children() as children:

@@ -47,6 +47,24 @@ def test_data_that_is_not_there_is_one_line(glue):
   scores.check(wanted('rte', folder=glue))
 
 
+class Letters:
+  """Every letter is a token."""
+
+  def encode_batch(self, texts):
+    return [list(text) for text in texts]
+
+
+def test_a_sentence_too_long_for_the_models_is_one_line(tmp_path):
+  pair = {'sentence_good': 'abc', 'sentence_bad': 'abcd', 'UID': 'x'}
+  pair |= {'linguistics_term': 'x', 'field': 'x'}
+  (tmp_path / 'x.jsonl').write_text(json.dumps(pair))
+  chosen = wanted('blimp', folder=tmp_path)
+  scores.check_lengths(chosen, Letters(), 6)
+  scores.check_lengths(wanted('rte'), Letters(), 5)
+  with pytest.raises(errors.DataError, match=r"'abcd'.*: has 4 .* takes 3"):
+    scores.check_lengths(chosen, Letters(), 5)
+
+
 def test_what_is_there_is_not_missing(tmp_path):
   both = wanted('blimp', 'rte')
   assert scores.missing(tmp_path, both) == ['blimp', 'rte']
