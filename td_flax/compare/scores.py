@@ -81,8 +81,13 @@ def _read(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
     for name in there.keys() & set(wanted.names):
       made, ours = there[name]['made_with'], _made_with(name, wanted)
       if made != ours:
+        differences = ', '.join(
+          f'{key}={made.get(key)!r} there, {x!r} here'
+          for key, x in ours.items()
+          if x != made.get(key)
+        )
         raise errors.CheckpointError(
-          f'{file}: {name} was made with {made}, not with {ours}; use another '
+          f'{file}: {name} was made in another way: {differences}; use another '
           f'--workdir, or delete {file.parent} to score the run anew'
         )
   except FileNotFoundError:
