@@ -31,11 +31,14 @@ class StopRequest:
   """Whether the run was asked to stop; a context manager.
 
   It handles SIGTERM and SIGINT while it is entered and must be entered in the
-  main thread, after `jax.distributed.initialize`.
+  main thread, after `jax.distributed.initialize`. A program that goes on after
+  the run installs a handler of its own before: it gets a signal that came after
+  the last step.
   """
 
   def __init__(self) -> None:
     self._is_requested = False
+    self._signal = 0  # that requested it
     self._previous: dict[int, object] = {}
 
   def __enter__(self) -> Self:
@@ -52,7 +55,13 @@ class StopRequest:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
+    outer = self._previous.get(self._signal)
     self._restore()
+    # It came too late for any step: whatever follows has yet to hear of it.
+    # Python's own handlers would abort what is as good as finished.
+    is_own = callable(outer) and outer is not signal.default_int_handler
+    if self._is_requested and kind is None and is_own:
+      outer(self._signal, None)
 
   def requested(self, step: int) -> bool:
     """Whether to stop after `step`: the same on every process.
@@ -73,7 +82,7 @@ class StopRequest:
       self._restore()
       signal.raise_signal(number)  # what it does without us
       return
-    self._is_requested = True
+    self._is_requested, self._signal = True, number
     # Not print: the signal may have come while something was being printed.
     os.write(sys.__stderr__.fileno(), _MESSAGE.encode())
     if jax.process_count() > 1:

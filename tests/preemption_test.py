@@ -1,3 +1,4 @@
+import contextlib
 import signal
 import socket
 import subprocess
@@ -53,6 +54,26 @@ def run_loop(first, second=0):
     timeout=120,
     check=False,
   )
+
+
+def test_a_signal_after_the_last_step_is_for_what_follows():
+  came = []
+  before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+  try:
+    with preemption.StopRequest():
+      signal.raise_signal(signal.SIGTERM)
+      assert not came
+    assert came == [signal.SIGTERM]
+    with contextlib.suppress(errors.Stopped), preemption.StopRequest():
+      signal.raise_signal(signal.SIGTERM)
+      raise errors.Stopped('saved')
+    with preemption.StopRequest():
+      pass
+    with preemption.StopRequest():
+      signal.raise_signal(signal.SIGINT)  # Python's own handler would raise
+    assert came == [signal.SIGTERM]
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])

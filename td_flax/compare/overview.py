@@ -37,7 +37,10 @@ def text(
     run: plan.run_config(arms[run.arm], run, data_dir)
     for run in plan.runs(settings, lengths)
   }
-  done = runs.finished(path, planned)
+  trained = runs.finished(path, planned)
+  scored = plan.scored(settings, lengths)
+  unscored = runs.unscored(path, scored, settings.scores)
+  done = [run for run in trained if run not in unscored]
   width = max(map(len, arms))
   lines = [f'{settings.name}: {len(planned)} runs, {len(done)} done', '']
   lines.append(f'{"arm":{width}}  FLOPs   time  changes')
@@ -58,7 +61,7 @@ def text(
     left = sum(
       run.steps * timed[run.arm]['seconds_per_step']
       for run in planned
-      if run not in done
+      if run not in trained
     )
     lines.append(
       f'expected: {left / 3600 / jobs:.2f} hours of training steps with '
@@ -68,5 +71,11 @@ def text(
     lines.append(
       'expected: not measured yet; until step times are, lengths at equal time '
       'are those at equal FLOPs'
+    )
+  if scored:
+    there = len(scored) - len(unscored)
+    lines.append(
+      f'scores: {", ".join(settings.scores.names)}; {there} of {len(scored)} '
+      'runs have them; the time they take is not in the expected hours'
     )
   return '\n'.join(lines)

@@ -129,6 +129,14 @@ def runs(settings: Settings, found: Lengths) -> list[Run]:
   )
 
 
+def scored(settings: Settings, found: Lengths) -> list[Run]:
+  """The runs whose final checkpoints are scored."""
+  if not settings.scores.names:
+    return []
+  chosen = {x: found[x] for x in settings_lib.SCORED if x in found}
+  return runs(settings, chosen)
+
+
 def run_config(arm: Arm, run: Run, data_dir: pathlib.Path) -> Config:
   """The config of a run: a normal one, whose schedule ends with it.
 

@@ -10,6 +10,7 @@ from td_flax.compare.settings import (
   EQUAL_TIME,
   PLAIN,
   PROTOCOLS,
+  SCORED,
 )
 
 # Losses of the first part of a run would leave no room for the others.
@@ -17,11 +18,11 @@ _SHOWN_FROM = 0.2
 
 
 def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
-  """Draws loss_steps.png, loss_time.png, loss_flops.png and pareto.png.
+  """Draws loss_steps, loss_time, loss_flops, pareto and scores, each a .png.
 
   Args:
     folder: is there.
-    found: of `report.content`.
+    found: of `figures.content`.
   """
   try:
     import matplotlib as mpl
@@ -39,6 +40,11 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
   others = [arm for arm in found['arms'] if arm != PLAIN]
   colors = {arm: f'C{i}' for i, arm in enumerate(others)} | {PLAIN: 'black'}
 
+  title = found['name']
+  if not found['conclusive']:
+    title += ' (INCONCLUSIVE)'
+  title += f': {found["finished_runs"]} of {found["planned_runs"]} runs'
+
   def plot(name: str, label: str, draw_on: Any) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     draw_on(axes)
@@ -46,12 +52,10 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
     axes.set_ylabel('held-out loss, nats per predicted token')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    title = found['name']
-    if not found['conclusive']:
-      title += ' (INCONCLUSIVE)'
-    axes.set_title(
-      f'{title}: {found["finished_runs"]} of {found["planned_runs"]} runs'
-    )
+    axes.set_title(title)
+    save(figure, name)
+
+  def save(figure: Any, name: str) -> None:
     figure.tight_layout()
     part = folder / f'{name}.tmp.png'
     figure.savefig(part, dpi=120)
@@ -74,6 +78,20 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
     'seconds of training steps',
     lambda axes: _pareto(axes, found['runs'], colors),
   )
+  names = list(dict.fromkeys(y for x in found['runs'] for y in x['scores']))
+  if names:
+    protocols = [x for x in SCORED if x in found['lengths']]
+    size = 1.5 + 2.5 * len(names), 1 + 3 * len(protocols)
+    figure, grid = pyplot.subplots(
+      len(protocols), len(names), figsize=size, squeeze=False
+    )
+    for row, protocol in zip(grid, protocols, strict=True):
+      row[0].set_ylabel('score x 100')
+      for axes, name in zip(row, names, strict=True):
+        _scores(axes, _runs(found, protocol), name, colors)
+        axes.set_title(f'{name}, {protocol.replace("_", " ")}')
+    figure.suptitle(title)
+    save(figure, 'scores')
 
 
 def _runs(
@@ -116,6 +134,26 @@ def _curves(
   if shown:  # plain's runs may not have finished yet
     room = 0.05 * (max(shown) - min(shown)) or 0.1
     axes.set_ylim(min(shown) - room, max(shown) + room)
+
+
+def _scores(
+  axes: Any,
+  by_arm: dict[str, list[dict[str, Any]]],
+  name: str,
+  colors: dict[str, str],
+) -> None:
+  """Every run a dot, the mean of an arm a line through its dots."""
+  for i, (arm, runs) in enumerate(by_arm.items()):
+    scores = [
+      100 * x['scores'][name]['score'] for x in runs if name in x['scores']
+    ]
+    if scores:
+      axes.scatter([i] * len(scores), scores, color=colors[arm], alpha=0.5)
+      mean = statistics.fmean(scores)
+      axes.hlines(mean, i - 0.3, i + 0.3, color=colors[arm])
+  axes.set_xticks(range(len(by_arm)), by_arm, rotation=45, ha='right')
+  axes.set_xlim(-0.5, len(by_arm) - 0.5)
+  axes.grid(alpha=0.3)
 
 
 def _pareto(

@@ -3,194 +3,31 @@
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from td_flax import artifacts
 from td_flax.compare import plots, statistics
-from td_flax.compare.plan import Arm, Lengths
-from td_flax.compare.settings import (
-  EQUAL_TIME,
-  PLAIN,
-  RANDOM,
-  SHALLOW,
-  TIME_TO_TARGET,
-)
-
-CONTROLS = PLAIN, RANDOM, SHALLOW
-_Rows = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (arm, steps) -> seed
+from td_flax.compare.figures import CONTROLS
+from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
 
 
-def content(
-  name: str,
-  arms: dict[str, Arm],
-  lengths: Lengths,
-  timing: dict[str, Any],
-  finished: list[dict[str, Any]],
-  *,
-  planned: int,
-  failed: dict[str, str],
-  unigram: float,
-) -> dict[str, Any]:
-  """All figures, of the runs that are there.
+class _Scale(NamedTuple):
+  """How a kind of figures is printed."""
 
-  Args:
-    name: of the comparison.
-    arms: by name.
-    lengths: of their runs.
-    timing: of `timing.measure`.
-    finished: of `runs.read`.
-    planned: how many runs there shall be.
-    failed: folder of a run -> what stopped it.
-    unigram: `statistics.unigram_loss`, nats.
+  factor: float
+  digits: int
+  unit: str
 
-  Returns:
-    The content of report.json. Losses are held out and in nats, seconds those
-    of the measured step times; `time` and `flops` of a run are shares of those
-    of plain BERT's whole run. What no finished run tells is None.
-  """
-  whole = lengths[next(iter(lengths))][PLAIN][-1]
-  costs = {
-    arm: (
-      timing['arms'][arm]['seconds_per_step'],
-      x.config.train.batch_size * x.flops_per_row,
-    )
-    for arm, x in arms.items()
-  }
-  runs = []
-  for x in finished:
-    seconds, flops = (x['steps'] * cost for cost in costs[x['arm']])
-    runs.append({
-      **x,
-      'seconds': seconds,
-      'flops': flops,
-      'time': seconds / (whole * costs[PLAIN][0]),
-      'flops_share': flops / (whole * costs[PLAIN][1]),
-    })  # fmt: skip
-  rows: _Rows = {}
-  for x in runs:
-    if x['loss'] is not None:
-      rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
-  target = rows.get((PLAIN, whole))
-  if target:
-    mean = statistics.spread(_losses(target)).mean
-    reason = statistics.plateau(mean, unigram)
-  else:
-    reason = f'no run of {PLAIN} has finished yet'
-  return {
-    'name': name,
-    'conclusive': not reason,
-    'inconclusive_because': reason,
-    'planned_runs': planned,
-    'finished_runs': len(runs),
-    'failed_runs': failed,
-    'not_finite_runs': [x['workdir'] for x in runs if x['loss'] is None],
-    'unigram_loss': unigram,
-    'arms': {
-      arm: {'change': x.change, 'flops_per_row': x.flops_per_row}
-      for arm, x in arms.items()
-    },
-    'timing': timing,
-    'lengths': lengths,
-    'protocols': {
-      protocol: {
-        arm: _crossings(rows, arm, steps, target or {})
-        if protocol == TIME_TO_TARGET
-        else _figures(rows, by_arm, arm, conclusive=not reason)
-        for arm, steps in by_arm.items()
-      }
-      for protocol, by_arm in lengths.items()
-    },
-    'runs': runs,
-  }
+  def signed(self, x: float) -> str:
+    """A difference."""
+    return f'{self.factor * x:+.{self.digits}f}'
+
+  def size(self, x: float) -> str:
+    """A figure, or how large a difference is."""
+    return f'{self.factor * x:.{self.digits}f}'
 
 
-def _losses(by_seed: dict[int, dict[str, Any]]) -> list[float]:
-  return [x['loss'] for x in by_seed.values()]
-
-
-def _common(*several: dict[int, Any]) -> list[int]:
-  """The seeds that all have, ascending."""
-  return sorted(set.intersection(*map(set, several)))
-
-
-def _figures(
-  rows: _Rows,
-  by_arm: dict[str, tuple[int, ...]],
-  arm: str,
-  *,
-  conclusive: bool,
-) -> dict[str, Any] | None:
-  """An arm's runs of one length, and their differences to the controls'."""
-  (steps,) = by_arm[arm]
-  ours = rows.get((arm, steps))
-  if not ours:
-    return None
-  against = {}
-  for control in CONTROLS:
-    # There is no `shallow` where training goes on from somebody's weights.
-    theirs = rows.get((control, *by_arm.get(control, ())), {})
-    seeds = _common(ours, theirs)
-    if control == arm or not seeds:
-      continue
-    found = statistics.paired(
-      *([x[seed]['loss'] for seed in seeds] for x in (ours, theirs))
-    )
-    verdict = found.verdict if conclusive else ''
-    against[control] = {**found._asdict(), 'verdict': verdict}
-  own = [x['own_loss'] for x in ours.values() if x['own_loss'] is not None]
-  one = next(iter(ours.values()))
-  return {
-    'steps': steps,
-    'seeds': sorted(ours),
-    'loss': statistics.spread(_losses(ours))._asdict(),
-    'own_loss': statistics.spread(own)._asdict() if own else None,
-    'seconds': one['seconds'],
-    'time': one['time'],
-    'flops_share': one['flops_share'],
-    'against': against,
-  }
-
-
-def _crossings(
-  rows: _Rows,
-  arm: str,
-  lengths: Iterable[int],
-  target: dict[int, dict[str, Any]],
-) -> dict[str, Any] | None:
-  """Where an arm's losses reach plain's, in time and in FLOPs."""
-  points = [rows.get((arm, steps), {}) for steps in lengths]
-  seeds = _common(target, *points)
-  if not seeds:
-    return None
-
-  def crossings(chosen: list[int]) -> dict[str, Any]:
-    losses = [_mean_loss(point, chosen) for point in points]
-    goal = _mean_loss(target, chosen)
-    return {
-      key: statistics.crossing(
-        [next(iter(point.values()))[key] for point in points], losses, goal
-      )._asdict()
-      for key in ('time', 'flops_share')
-    }
-
-  return {
-    'seeds': seeds,
-    'target': _mean_loss(target, seeds),
-    'points': [
-      {
-        'steps': steps,
-        'time': next(iter(point.values()))['time'],
-        'loss': _mean_loss(point, seeds),
-      }
-      for steps, point in zip(lengths, points, strict=True)
-    ],
-    **crossings(seeds),
-    'by_seed': {seed: crossings([seed]) for seed in seeds},
-  }
-
-
-def _mean_loss(by_seed: dict[int, dict[str, Any]], seeds: list[int]) -> float:
-  return statistics.spread([by_seed[seed]['loss'] for seed in seeds]).mean
+_NATS, _POINTS = _Scale(1, 4, 'nats'), _Scale(100, 2, 'points')
 
 
 def write(
@@ -200,7 +37,7 @@ def write(
 
   Args:
     folder: is there.
-    found: of `content`.
+    found: of `figures.content`.
     about: what else the JSON tells: command, versions, machine.
   """
   text = json.dumps({**about, **found}, indent=1, allow_nan=False) + '\n'
@@ -238,6 +75,7 @@ def markdown(found: dict[str, Any]) -> str:
     else:
       lines += [*_losses_table(protocol, figures), '']
       lines += _words(figures, conclusive=found['conclusive'])
+      lines += _scores(figures, conclusive=found['conclusive'])
   return '\n'.join(lines) + '\n'
 
 
@@ -283,10 +121,7 @@ def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
   for arm, x in figures.items():
     to_plain = x['against'].get(PLAIN)
     cells = [arm, f'{x["steps"]:,}', _spread(x['loss']), str(len(x['seeds']))]
-    cells += [f'{to_plain["mean"]:+.4f}'] if to_plain else ['']
-    cells += (
-      [_interval(to_plain), to_plain['verdict']] if to_plain else ['', '']
-    )
+    cells += _difference(to_plain, _NATS)
     cells += [f'{x["time"]:.3f}', f'{x["flops_share"]:.3f}']
     if has_own:
       cells.append(_spread(x['own_loss']) if x['own_loss'] else '')
@@ -294,13 +129,22 @@ def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _spread(x: dict[str, Any]) -> str:
-  spread = '' if x['deviation'] is None else f' ± {x["deviation"]:.4f}'
-  return f'{x["mean"]:.4f}{spread}'
+def _spread(x: dict[str, Any], scale: _Scale = _NATS) -> str:
+  spread = '' if x['deviation'] is None else f' ± {scale.size(x["deviation"])}'
+  return f'{scale.size(x["mean"])}{spread}'
 
 
-def _interval(x: dict[str, Any]) -> str:
-  return '' if x['low'] is None else f'{x["low"]:+.4f} to {x["high"]:+.4f}'
+def _difference(x: dict[str, Any] | None, scale: _Scale) -> list[str]:
+  """The cells of a difference: mean, interval, verdict."""
+  if x is None:
+    return ['', '', '']
+  return [scale.signed(x['mean']), _interval(x, scale), x['verdict']]
+
+
+def _interval(x: dict[str, Any], scale: _Scale) -> str:
+  if x['low'] is None:
+    return ''
+  return f'{scale.signed(x["low"])} to {scale.signed(x["high"])}'
 
 
 def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
@@ -313,11 +157,7 @@ def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
       # How the controls differ among themselves is seen beside plain.
       if control == PLAIN or arm not in CONTROLS:
         lines.append(f'- {sentence(arm, control, difference)}')
-  verdicts = sum(
-    x['against'][PLAIN]['verdict'] != ''
-    for x in figures.values()
-    if PLAIN in x['against']
-  )
+  verdicts = _verdicts(figures.values())
   if verdicts > 1:
     lines += [
       '',
@@ -327,28 +167,76 @@ def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   return lines
 
 
-def sentence(arm: str, control: str, x: dict[str, Any]) -> str:
+def _verdicts(figures: Iterable[dict[str, Any]]) -> int:
+  """How many differences to plain have one."""
+  to_plain = [x['against'].get(PLAIN) for x in figures]
+  return sum(bool(x and x['verdict']) for x in to_plain)
+
+
+def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
+  """The table of a protocol's scores, and what follows from them."""
+  by_name: dict[str, dict[str, Any]] = {}
+  for arm, x in figures.items():
+    for name, score in x['scores'].items():
+      by_name.setdefault(name, {})[arm] = score
+  if not by_name:
+    return []
+  lines = [
+    '',
+    'Scores of the final checkpoints at full sequences, x 100: more is better. '
+    'BLiMP without training (chance: 50), tasks of GLUE on dev after '
+    'fine-tuning.',
+    '',
+    '| score | arm | mean | n | minus plain | 95% interval | verdict |',
+    '|---' * 7 + '|',
+  ]
+  words = []
+  for name, by_arm in by_name.items():
+    for arm, x in by_arm.items():
+      to_plain = x['against'].get(PLAIN)
+      cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
+      cells += [str(len(x['seeds'])), *_difference(to_plain, _POINTS)]
+      lines.append(f'| {" | ".join(cells)} |')
+      if to_plain:
+        words.append(f'- {name}: {sentence(arm, PLAIN, to_plain, _POINTS)}')
+  if not conclusive:
+    words = ['Inconclusive: nothing follows from these differences either.']
+  lines += ['', *words]
+  verdicts = sum(_verdicts(by_arm.values()) for by_arm in by_name.values())
+  if verdicts > 1:
+    lines += [
+      '',
+      f'Of {verdicts} scores that equal those of plain, {0.05 * verdicts:.2g} '
+      'would on average be called better or worse.',
+    ]
+  return lines
+
+
+def sentence(
+  arm: str, control: str, x: dict[str, Any], scale: _Scale = _NATS
+) -> str:
   """A difference in words.
 
   Args:
-    arm: whose loss it is.
-    control: whose loss is subtracted.
+    arm: whose figure it is.
+    control: whose figure is subtracted.
     x: `n`, `mean`, `low`, `high`, `verdict`.
+    scale: how it is printed.
   """
   if x['low'] is None:
     return (
       f'{arm}, {control}: one seed, so no interval and no verdict (difference '
-      f'{x["mean"]:+.4f}).'
+      f'{scale.signed(x["mean"])}).'
     )
   if x['verdict'] == 'not distinguishable':
     text = (
-      f'{arm} is not distinguishable from {control} ({_interval(x)}): neither '
-      'a difference nor equality follows.'
+      f'{arm} is not distinguishable from {control} ({_interval(x, scale)}): '
+      'neither a difference nor equality follows.'
     )
   else:
     text = (
-      f'{arm} is {x["verdict"]} than {control} by {abs(x["mean"]):.4f} nats '
-      f'({_interval(x)}).'
+      f'{arm} is {x["verdict"]} than {control} by '
+      f'{scale.size(abs(x["mean"]))} {scale.unit} ({_interval(x, scale)}).'
     )
   if x['n'] < statistics.ENOUGH_SEEDS:
     text += f' Preliminary: {x["n"]} seeds.'

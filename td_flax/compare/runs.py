@@ -1,15 +1,19 @@
-"""The runs of a comparison: which are finished, and doing the others."""
+"""The runs of a comparison: what is left of them, and doing it."""
 
 import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any
 
 from td_flax import errors, progress
 from td_flax.compare import children as children_lib
+from td_flax.compare import scores as scores_lib
 from td_flax.compare.plan import Run
+from td_flax.compare.settings import Scores
 from td_flax.config import Config
 from td_flax.workdir import Workdir
 
@@ -17,7 +21,7 @@ FOLDER = 'runs'
 
 
 def finished(path: pathlib.Path, configs: dict[Run, Config]) -> list[Run]:
-  """The runs in `path` that need nothing more.
+  """The runs in `path` that are trained to their end.
 
   Raises:
     errors.CheckpointError: a folder there belongs to a run of another config.
@@ -32,6 +36,20 @@ def finished(path: pathlib.Path, configs: dict[Run, Config]) -> list[Run]:
   return done
 
 
+def unscored(
+  path: pathlib.Path, runs: Iterable[Run], wanted: Scores
+) -> dict[Run, list[str]]:
+  """The scores that runs in `path` lack, of those that lack any.
+
+  Raises:
+    errors.CheckpointError: there is a score that was made in another way.
+  """
+  lacking = {
+    run: scores_lib.missing(path / FOLDER / run.folder, wanted) for run in runs
+  }
+  return {run: names for run, names in lacking.items() if names}
+
+
 def _steps(workdir: Workdir) -> int | None:
   """Steps of a run that has ended, None of one that has not."""
   with contextlib.suppress(FileNotFoundError):
@@ -39,17 +57,19 @@ def _steps(workdir: Workdir) -> int | None:
   return None
 
 
-def read(path: pathlib.Path, run: Run) -> dict[str, Any]:
+def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
   """What a finished run has measured.
 
   Args:
     path: of the comparison.
     run: finished.
+    wanted: the scores to look for.
 
   Returns:
     `arm`, `steps`, `seed`, `workdir`, `loss` (held out, at the end, nats; None
     if it is not finite), `own_loss` (the policy's own evaluation, None where it
-    has none) and `curve`, pairs of step and held-out loss.
+    has none), `curve`, pairs of step and held-out loss, and `scores`, those
+    that are there.
   """
   workdir = Workdir(path / FOLDER / run.folder)
   loss = json.loads(workdir.summary_json.read_bytes())['last_eval_loss']
@@ -61,6 +81,7 @@ def read(path: pathlib.Path, run: Run) -> dict[str, Any]:
     'loss': loss if math.isfinite(loss) else None,
     'own_loss': rows[-1].get('eval/own_loss') if rows else None,
     'curve': [(x['step'], x['eval/loss']) for x in rows],
+    'scores': scores_lib.figures(workdir.path, wanted),
   }
 
 
@@ -69,15 +90,19 @@ def execute(
   places: list[children_lib.Place],
   path: pathlib.Path,
   configs: dict[Run, Config],
+  scored: Iterable[Run],
+  wanted: Scores,
   report: Callable[[], None],
 ) -> dict[Run, str]:
-  """Does what is not finished, as many runs at once as there are places.
+  """Does what is left, as many runs at once as there are places.
 
   Args:
     children: none alive.
     places: one for each run at work.
     path: of the comparison.
     configs: of the runs, in the order to do them.
+    scored: the runs that are scored too.
+    wanted: on what.
     report: called after every run that has finished.
 
   Returns:
@@ -86,10 +111,10 @@ def execute(
   Raises:
     errors.Stopped: a signal came; the runs under way have saved their state.
   """
-  done = finished(path, configs)
-  waiting = [run for run in configs if run not in done]
+  trained, lacking = finished(path, configs), unscored(path, scored, wanted)
+  waiting = [run for run in configs if run not in trained or run in lacking]
   free, taken, failed = list(places), {}, {}
-  count = len(done)
+  count = len(configs) - len(waiting)
   while waiting or children:
     while waiting and free and not children.stopping:
       run = waiting.pop(0)
@@ -97,17 +122,24 @@ def execute(
       folder.parent.mkdir(parents=True, exist_ok=True)
       taken[run] = free.pop(0)
       log = folder.with_suffix('.log')
-      children.start(run, taken[run], log, train, configs[run], folder)
-      progress.write_line(f'begins: {run.folder}')
+      config = None if run in trained else configs[run]
+      names = lacking.get(run, [])
+      children.start(run, taken[run], log, do, config, folder, names, wanted)
+      begins = 'scoring' if run in trained else 'begins'
+      progress.write_line(f'{begins}: {run.folder}')
     if not children:
       break
     for ended in children.wait():
       free.append(taken.pop(ended.name))
       if not ended.error:
         count += 1
+        found = read(path, ended.name, wanted)
+        loss = math.nan if found['loss'] is None else found['loss']
+        figures = [f'held-out loss {loss:.4f}']
+        figures += [f'{k} {x["score"]:.4f}' for k, x in found['scores'].items()]
         progress.write_line(
-          f'{count} of {len(configs)} done: {ended.name.folder}, held-out '
-          f'loss {ended.result:.4f}'
+          f'{count} of {len(configs)} done: {ended.name.folder}, '
+          f'{", ".join(figures)}'
         )
         report()
       elif not children.stopping:
@@ -121,10 +153,29 @@ def execute(
   return failed
 
 
-def train(config: Config, folder: pathlib.Path) -> float:
-  """Trains in this process; returns the last held-out loss."""
+def do(
+  config: Config | None, folder: pathlib.Path, names: list[str], wanted: Scores
+) -> None:
+  """Trains in this process, then scores.
+
+  Args:
+    config: of the run; None where it is trained already.
+    folder: its workdir.
+    names: the scores it lacks.
+    wanted: how they are made.
+  """
   from td_flax import compilation
   from td_flax import train as train_lib
 
+  if names:
+    signal.signal(signal.SIGTERM, _stop)
   compilation.keep_programs()
-  return train_lib.train(config, folder)['last_eval_loss']
+  if config:
+    train_lib.train(config, folder)
+  scores_lib.add(folder, names, wanted)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+  """Ends the process where no loop of steps can: between two, or in BLiMP."""
+  del number, frame
+  raise errors.Stopped('stopped by a signal; the same command goes on')

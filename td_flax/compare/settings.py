@@ -14,13 +14,14 @@ import math
 import re
 import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from td_flax import combinations, errors
 from td_flax import config as config_lib
 from td_flax.config import Config
+from td_flax.tasks import glue
 
 EXAMPLE = 'configs/compare/smoke.py'
 PLAIN, RANDOM, SHALLOW = 'plain', 'random', 'shallow'
@@ -29,6 +30,10 @@ EQUAL_STEPS, EQUAL_TIME, TIME_TO_TARGET = PROTOCOLS = (
   'equal_time',
   'time_to_target',
 )
+BLIMP = 'blimp'
+SCORES = BLIMP, *glue.TASKS
+# The runs that are scored; the others of TIME_TO_TARGET end early.
+SCORED = EQUAL_STEPS, EQUAL_TIME
 # What an arm may change; the rest is the same for all arms, or the protocol's.
 _OWN = 'drop.', 'model.', 'optimizer.', 'train.'
 _NOT_OWN = 'train.num_steps', 'train.seed', 'train.init_from'
@@ -59,6 +64,43 @@ class _File:
   budgets: str = '0.6,0.8'
   # Turns of every arm when its step time is measured.
   timing_rounds: int = _at_least(20, 1)
+  # Comma list of `SCORES`: what every run's final checkpoint is scored on.
+  scores: str = ''
+  # Folders of their data, as `td_flax.tools.evaluate` takes them.
+  blimp_dir: str = ''
+  glue_dir: str = ''
+  # Pairs of each paradigm of BLiMP, from the first; 0 is all.
+  blimp_limit: int = _at_least(0, 0)
+  # Runs of fine-tuning of every run and task of GLUE, and how long they are.
+  score_seeds: int = _at_least(1, 1)
+  score_epochs: float = dataclasses.field(
+    default=3.0, metadata={'valid': 'above 0', 'check': lambda x: x > 0}
+  )
+
+
+class Scores(NamedTuple):
+  """What final checkpoints are scored on.
+
+  Attributes:
+    names: of `SCORES`, in that order; none where nothing is scored.
+    blimp_dir: of BLiMP's .jsonl files.
+    glue_dir: of GLUE's tasks.
+    blimp_limit: pairs of each paradigm, from the first; 0 is all.
+    seeds: runs of fine-tuning per task.
+    epochs: of each of these.
+  """
+
+  names: tuple[str, ...]
+  blimp_dir: str
+  glue_dir: str
+  blimp_limit: int
+  seeds: int
+  epochs: float
+
+  @property
+  def tasks(self) -> list[str]:
+    """Those of GLUE."""
+    return [name for name in self.names if name != BLIMP]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +118,7 @@ class Settings:
     protocols: of `PROTOCOLS`.
     budgets: ascending shares of plain's time, below 1.
     timing_rounds: turns of every arm when its step time is measured.
+    scores: what final checkpoints are scored on.
   """
 
   name: str
@@ -87,6 +130,7 @@ class Settings:
   protocols: tuple[str, ...]
   budgets: tuple[float, ...]
   timing_rounds: int
+  scores: Scores
 
 
 def default() -> ml_collections.ConfigDict:
@@ -113,7 +157,8 @@ def type_name(key: str) -> str:
   """What a value of `key` is, in words."""
   if key.startswith('base.'):
     return config_lib.type_name(key.removeprefix('base.'))
-  return 'a whole number' if isinstance(getattr(_File(), key), int) else 'text'
+  names = {int: 'a whole number', float: 'a number'}
+  return names.get(type(getattr(_File(), key)), 'text')
 
 
 def load(raw: ml_collections.ConfigDict) -> Settings:
@@ -159,6 +204,7 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
   if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
     raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
+  protocols = _protocols(file.protocols, arms)
   return Settings(
     name=file.name,
     base=base,
@@ -166,9 +212,10 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     changes=changes,
     reference=file.reference,
     seeds=tuple(range(file.first_seed, file.first_seed + file.seeds)),
-    protocols=_protocols(file.protocols, arms),
+    protocols=protocols,
     budgets=_budgets(file.budgets),
     timing_rounds=file.timing_rounds,
+    scores=_scores(file, protocols),
   )
 
 
@@ -242,3 +289,30 @@ def _budgets(text: str) -> tuple[float, ...]:
 
   valid = 'a comma list of different shares above 0, below 1'
   return tuple(sorted(_listed('budgets', text, share, valid)))
+
+
+def _scores(file: _File, protocols: tuple[str, ...]) -> Scores:
+  names: tuple[str, ...] = ()
+  if file.scores:
+    valid = f'a comma list of {", ".join(SCORES)}'
+    found = _listed('scores', file.scores, SCORES.index, valid)
+    names = tuple(SCORES[i] for i in sorted(found))
+  scores = Scores(
+    names,
+    file.blimp_dir,
+    file.glue_dir,
+    file.blimp_limit,
+    file.score_seeds,
+    file.score_epochs,
+  )
+  if names and not set(protocols) & set(SCORED):
+    raise errors.ConfigError(
+      f'scores={file.scores!r}: protocols must name {" or ".join(SCORED)}, '
+      'whose runs are scored'
+    )
+  for key, needs in ('blimp_dir', BLIMP in names), ('glue_dir', scores.tasks):
+    if needs and not getattr(file, key):
+      raise errors.ConfigError(
+        f"{key}='': missing; scores={file.scores} needs it"
+      )
+  return scores

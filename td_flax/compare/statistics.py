@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class Crossing(NamedTuple):
   at: float
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Collection[float]) -> Spread:
   """Mean and sample deviation of at least one value."""
   deviation = statistics.stdev(values) if len(values) > 1 else None
   return Spread(statistics.fmean(values), deviation)

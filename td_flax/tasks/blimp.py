@@ -36,12 +36,15 @@ class Paradigm:
   pairs: tuple[tuple[str, str], ...]
 
 
-def read(folder: str, limit: int = 0) -> list[Paradigm]:
+def read(
+  folder: str, limit: int = 0, key: str = '--blimp_dir'
+) -> list[Paradigm]:
   """The paradigms of a folder.
 
   Args:
     folder: holds a .jsonl file each.
     limit: pairs of each, from the first; 0 is all.
+    key: the flag or config key that errors name.
 
   Raises:
     errors.ConfigError: there is no such folder, or no such file in it.
@@ -50,7 +53,7 @@ def read(folder: str, limit: int = 0) -> list[Paradigm]:
   files = sorted(pathlib.Path(folder).glob('*.jsonl'))
   if not files:
     raise errors.ConfigError(
-      f'--blimp_dir={folder!r}: holds no .jsonl file; it must be the folder '
+      f'{key}={folder!r}: holds no .jsonl file; it must be the folder '
       "`data` of BLiMP's repository"
     )
   return [_read(file, limit) for file in files]

@@ -9,15 +9,18 @@ from td_flax.tasks import fine_tuning, glue, recipe, sweep
 from td_flax.tasks.sentences import Sentences
 
 
-def tasks_in(folder: str, wanted: list[str]) -> list[str]:
+def tasks_in(
+  folder: str, wanted: list[str], key: str = '--glue_dir'
+) -> list[str]:
   """The tasks to fine-tune on.
 
   Args:
     folder: in the layout of GLUE's own download.
     wanted: their names; empty is all that have training examples there.
+    key: the flag or config key that errors name.
 
   Raises:
-    errors.ConfigError: there is no such task, or none is there.
+    errors.ConfigError: there is no such task, or it is not there.
   """
   for name in wanted:
     if name not in glue.TASKS:
@@ -32,9 +35,15 @@ def tasks_in(folder: str, wanted: list[str]) -> list[str]:
   ]
   if not present:
     raise errors.ConfigError(
-      f'--glue_dir={folder!r}: holds no TASK/train.tsv of GLUE, such as '
+      f'{key}={folder!r}: holds no TASK/train.tsv of GLUE, such as '
       'CoLA/train.tsv'
     )
+  for name in wanted:
+    task = glue.TASKS[name]
+    for split in ('train', *task.dev):
+      file = f'{task.folder}/{split}.tsv'
+      if not (root / file).exists():
+        raise errors.ConfigError(f'{key}={folder!r}: holds no {file}')
   return wanted or present
 
 

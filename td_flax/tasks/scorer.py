@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from td_flax import errors, parallel
 from td_flax.data import masking
+from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import bert, loss
@@ -24,6 +25,29 @@ from td_flax.pretrained import Pretrained
 # Rows are as long as the sentence needs; every length is compiled once.
 _LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _TOKENS_AT_ONCE = 16_384  # per device
+
+
+def encode(
+  tokenizer: Tokenizer, sentences: list[str], max_length: int
+) -> list[np.ndarray]:
+  """The ids of every sentence.
+
+  Args:
+    tokenizer: the model's.
+    sentences: any number of them.
+    max_length: positions of the model, [CLS] and [SEP] among them.
+
+  Raises:
+    errors.DataError: a sentence has more tokens than the model positions.
+  """
+  encoded = tokenizer.encode_batch(sentences)
+  for sentence, ids in zip(sentences, encoded, strict=True):
+    if len(ids) + 2 > max_length:
+      raise errors.DataError(
+        f'{sentence[:40]!r}...: has {len(ids)} tokens; the model takes '
+        f'{max_length - 2}'
+      )
+  return encoded
 
 
 class Scorer:
@@ -52,13 +76,7 @@ class Scorer:
     Raises:
       errors.DataError: a sentence has more tokens than the model positions.
     """
-    encoded = self._tokenizer.encode_batch(sentences)
-    for sentence, ids in zip(sentences, encoded, strict=True):
-      if len(ids) + 2 > self._max_length:
-        raise errors.DataError(
-          f'{sentence[:40]!r}...: has {len(ids)} tokens; the model takes '
-          f'{self._max_length - 2}'
-        )
+    encoded = encode(self._tokenizer, sentences, self._max_length)
     scores = np.zeros(len(sentences))
     lengths = [x for x in _LENGTHS if x < self._max_length]
     for low, high in zip(

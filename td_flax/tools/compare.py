@@ -4,9 +4,9 @@
         --workdir=runs/smoke [--jobs=N] [--dry-run] [--config.KEY=VALUE ...]
 
 Measures every arm's step time, trains every arm at every length with every
-seed, and writes report.json, report.md and plots, anew after every run. It goes
-on after an interruption. What the arms, lengths and figures are: see
-`docs/comparing.md`.
+seed, scores the final checkpoints where the file says so, and writes
+report.json, report.md and plots, anew after every run. It goes on after an
+interruption. What the arms, lengths and figures are: see `docs/comparing.md`.
 
 Child processes import this module again: nothing heavy is imported at its top.
 """
@@ -53,6 +53,10 @@ def main() -> None:
     raise errors.ConfigError('--workdir: missing')
   path = pathlib.Path(values.workdir).absolute()
   data_dir = pathlib.Path(settings.base.data.dir or path / 'data').absolute()
+  if settings.scores.names:
+    from td_flax.compare import scores
+
+    scores.check(settings.scores)
   if values['dry-run'].value:
     from td_flax.compare import overview
 
@@ -72,7 +76,7 @@ def _compare(
 ) -> None:
   from td_flax import evaluate, progress
   from td_flax.compare import children as children_lib
-  from td_flax.compare import plan, report, runs, statistics
+  from td_flax.compare import figures, plan, report, runs, scores, statistics
   from td_flax.compare import timing as timing_lib
   from td_flax.data import prepare
 
@@ -85,6 +89,11 @@ def _compare(
   )
   arms = plan.arms(settings, vocab_size)
   configs = {name: arm.config for name, arm in arms.items()}
+  scores.check_lengths(
+    settings.scores,
+    packed.tokenizer,
+    min(config.model.max_positions for config in configs.values()),
+  )
   file = path / timing_lib.FILE
   timing = timing_lib.read(file, configs)
   with children_lib.Children() as children:
@@ -113,12 +122,15 @@ def _compare(
     about = _about()
 
     def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:
-      found = report.content(
+      found = figures.content(
         settings.name,
         arms,
         lengths,
         timing,
-        [runs.read(path, run) for run in runs.finished(path, planned)],
+        [
+          runs.read(path, run, settings.scores)
+          for run in runs.finished(path, planned)
+        ],
         planned=len(planned),
         failed={run.folder: why for run, why in failed.items()},
         unigram=unigram,
@@ -127,7 +139,13 @@ def _compare(
       return found
 
     failed = runs.execute(
-      children, places, path, planned, lambda: write_report({})
+      children,
+      places,
+      path,
+      planned,
+      plan.scored(settings, lengths),
+      settings.scores,
+      lambda: write_report({}),
     )
   print(report.markdown(write_report(failed)))
   if failed:

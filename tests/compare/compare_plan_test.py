@@ -89,6 +89,20 @@ def test_equal_time_is_steps_over_the_ratio():
   assert found['time_to_target']['plain'] == (600, 800, 1000)
 
 
+def test_the_runs_of_shorter_budgets_are_not_scored():
+  chosen = make(seeds=2, scores='rte', glue_dir='x')
+  found = plan.scored(chosen, plan.lengths(chosen, RATIOS))
+  assert {(run.arm, run.steps) for run in found} == {
+    ('plain', 1000),
+    *((name, 1000) for name in RATIOS),
+    ('td', 1333),
+    ('random', 1250),
+    ('shallow', 1500),
+  }
+  assert [run.seed for run in found] == [0] * 7 + [1] * 7
+  assert plan.scored(make(), plan.lengths(make(), RATIOS)) == []
+
+
 def test_runs_are_done_once_and_seed_by_seed():
   found = plan.runs(make(seeds=2, first_seed=3), plan.lengths(make(), RATIOS))
   # 4 lengths each, but plain's equal time is its equal steps, and 80% of

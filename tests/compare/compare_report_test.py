@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from td_flax.compare import plan, plots, report, settings
+from td_flax.compare import figures, plan, plots, report, settings
 
 ARMS = 'plain', 'td', 'random', 'shallow'
 LENGTHS = {
@@ -37,6 +37,7 @@ def run(arm, steps, seed, loss, own_loss=None):
     'loss': loss,
     'own_loss': own_loss,
     'curve': [(0, 9.0), (steps // 2, 4.0), (steps, loss)],
+    'scores': {},
   }
 
 
@@ -56,7 +57,7 @@ def make(runs, unigram=6.0, failed=None):
   raw.arms.td = 'drop.policy=random'
   raw.reference = 'td'
   arms = plan.arms(settings.load(raw), 1000)
-  return report.content(
+  return figures.content(
     'made-up',
     {name: arms[name] for name in ARMS},
     LENGTHS,
@@ -167,6 +168,69 @@ def test_a_policys_own_loss_is_a_column():
   assert '| 2.5000 ± 0.0000 |' in text
 
 
+def scored(seeds):
+  """All runs, td with more of BLiMP than plain and about as much of RTE."""
+  runs = all_runs(seeds)
+  for x in runs:
+    if x['steps'] != 50:
+      noise = 0.001 * (x['seed'] % 3)
+      high = x['arm'] == 'td' and x['steps'] == 200
+      x['scores'] = {
+        'blimp': {
+          'metric': 'accuracy',
+          'score': 0.6 + 0.05 * high + noise * (x['arm'] == 'td'),
+        },
+        'rte': {
+          'metric': 'accuracy',
+          'score': 0.5 + noise * (x['arm'] == 'td') * (-1) ** x['seed'],
+        },
+      }
+  return runs
+
+
+def test_more_is_better_of_scores():
+  found = make(scored(5))
+  td = found['protocols']['equal_time']['td']['scores']
+  assert list(td) == ['blimp', 'rte']
+  assert td['blimp']['score']['mean'] == pytest.approx(0.6508)
+  assert td['blimp']['seeds'] == [0, 1, 2, 3, 4]
+  to_plain = td['blimp']['against']['plain']
+  assert to_plain['mean'] == pytest.approx(0.0508)
+  assert 0.049 < to_plain['low'] < to_plain['high'] < 0.053
+  assert to_plain['verdict'] == 'better'
+  assert td['rte']['against']['plain']['verdict'] == 'not distinguishable'
+  shallow = found['protocols']['equal_time']['shallow']['scores']
+  assert shallow['blimp']['against']['plain']['mean'] == 0
+  plain = found['protocols']['equal_time']['plain']['scores']['blimp']
+  assert plain['against']['random']['n'] == 5
+  text = report.markdown(found)
+  row = '| blimp (accuracy) | td | 65.08 ± 0.08 | 5 | +5.08 | +4.98 to +5.18 |'
+  assert f'{row} better |' in text
+  assert '- blimp: td is better than plain by 5.08 points (+4.98 to' in text
+  assert '- rte: td is not distinguishable from plain (-' in text
+  assert 'Of 6 scores that equal those of plain, 0.3 would on average' in text
+  scores = [x['scores'] for x in found['runs'] if x['steps'] == 200]
+  assert scores[0]['blimp'] == {'metric': 'accuracy', 'score': 0.65}
+
+
+def test_scores_of_few_seeds_and_of_a_plateau_say_less():
+  runs = scored(2)
+  for x in runs:
+    if x['seed'] == 1 and x['arm'] == 'td':
+      del x['scores']['rte']
+  found = make(runs)
+  td = found['protocols']['equal_steps']['td']
+  assert (td['seeds'], td['scores']['rte']['seeds']) == ([0, 1], [0])
+  text = report.markdown(found)
+  assert '| rte (accuracy) | td | 50.00 | 1 | +0.00 |  |  |' in text
+  assert '- rte: td, plain: one seed, so no interval and no verdict' in text
+  text = report.markdown(make(scored(5), unigram=3.9))
+  assert 'nothing follows from these differences either' in text
+  assert 'better' not in text.partition('## Equal time')[2].replace(
+    'more is better', ''
+  )
+
+
 def test_what_is_written_is_what_was_found(tmp_path):
   found = make(all_runs(2))
   report.write(tmp_path, found, {'command': 'x'})
@@ -179,13 +243,14 @@ def test_what_is_written_is_what_was_found(tmp_path):
 
 def test_plots_are_drawn(tmp_path):
   pytest.importorskip('matplotlib', reason='needs the extra `plot`')
-  plots.draw(tmp_path, make(all_runs(2)))
+  plots.draw(tmp_path, make(scored(2)))
   names = sorted(x.name for x in tmp_path.iterdir())
   assert names == [
     'loss_flops.png',
     'loss_steps.png',
     'loss_time.png',
     'pareto.png',
+    'scores.png',
   ]
 
 

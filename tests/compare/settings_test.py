@@ -87,6 +87,27 @@ def test_a_control_of_the_file_is_taken():
       {'protocols': 'equal_step'},
       "protocols='equal_step': must be a comma list",
     ),
+    (
+      {'scores': 'blimp,colla'},
+      "scores='blimp,colla': must be a comma list of blimp, cola, sst2",
+    ),
+    ({'scores': 'rte,rte'}, "scores='rte,rte': must be a comma list"),
+    (
+      {'scores': 'blimp'},
+      "blimp_dir='': missing; scores=blimp needs it",
+    ),
+    (
+      {'scores': 'blimp,rte', 'blimp_dir': 'x'},
+      "glue_dir='': missing; scores=blimp,rte needs it",
+    ),
+    (
+      {'scores': 'rte', 'glue_dir': 'x', 'protocols': 'time_to_target'},
+      "scores='rte': protocols must name equal_steps or equal_time",
+    ),
+    ({'blimp_limit': -1}, 'blimp_limit=-1: must be at least 0'),
+    ({'score_seeds': 0}, 'score_seeds=0: must be at least 1'),
+    ({'score_epochs': 0}, r'score_epochs=0\.0: must be above 0'),
+    ({'score_epochs': 'x'}, "score_epochs='x': must be a number"),
     ({'budgets': '0.5,1.5'}, "budgets='0.5,1.5': must be a comma list"),
     ({'budgets': ''}, "budgets='': must be a comma list"),
     (
@@ -99,6 +120,16 @@ def test_mistakes_are_one_line(changes, said):
   with pytest.raises(errors.ConfigError, match=said) as raised:
     settings.load(make(**changes))
   assert '\n' not in str(raised.value)
+
+
+def test_scores_are_none_unless_named():
+  assert settings.load(make()).scores.names == ()
+  raw = make(scores='rte, blimp,cola', blimp_dir='b', glue_dir='g')
+  found = settings.load(raw).scores
+  assert found == (('blimp', 'cola', 'rte'), 'b', 'g', 0, 1, 3.0)
+  assert found.tasks == ['cola', 'rte']
+  assert settings.type_name('score_epochs') == 'a number'
+  assert settings.type_name('scores') == 'text'
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,58 @@ def test_an_interrupted_comparison_goes_on_to_the_same_report(tiny, done):
   assert runs[cut] == runs[path]
 
 
+def test_final_checkpoints_are_scored(tiny, done):
+  path, _ = done
+  scored = tiny / 'scored'
+  shutil.copytree(path, scored)
+  shutil.rmtree(scored / 'runs/random/12/seed0')
+  made = {'blimp_limit': 0}, {'score_seeds': 1, 'score_epochs': 3.0}
+  there = {
+    name: {'made_with': x, 'metric': 'accuracy', 'score': 0.125}
+    for name, x in zip(('blimp', 'rte'), made, strict=True)
+  }
+  finished = scored / 'runs/shallow/12/seed0/scores'
+  finished.mkdir()
+  (finished / 'scores.json').write_text(json.dumps(there))
+  (tiny / 'RTE').mkdir()
+  pairs = [f'{i}\tsome {i} words\ttext number {i}' for i in range(8)]
+  for split in ('train', 'dev'):
+    lines = ['index\tsentence1\tsentence2\tlabel']
+    lines += [f'{pair}\tentailment' for pair in pairs[:4]]
+    lines += [f'{pair}\tnot_entailment' for pair in pairs[4:]]
+    (tiny / f'RTE/{split}.tsv').write_text('\n'.join(lines))
+  pair = {'sentence_good': 'some words', 'sentence_bad': 'of number'}
+  kind = {'UID': 'order', 'linguistics_term': 'words', 'field': 'syntax'}
+  (tiny / 'order.jsonl').write_text(json.dumps(pair | kind))
+  arguments = [f'--config={tiny}/tiny.py', f'--workdir={scored}', '--jobs=1']
+  arguments += ['--config.seeds=1', '--config.scores=blimp,rte']
+  arguments += [f'--config.{x}_dir={tiny}' for x in ('glue', 'blimp')]
+  ran = compare(*arguments)
+  assert ran.returncode == 0, ran.stderr
+  begun = [x for x in ran.stderr.splitlines() if x.endswith('/12/seed0')]
+  assert begun == [
+    'scoring: plain/12/seed0',
+    'begins: random/12/seed0',
+  ]
+  found = json.loads((scored / 'report.json').read_text())
+  *runs, shallow = found['runs']
+  assert {x['score'] for x in shallow['scores'].values()} == {0.125}
+  for run in runs:
+    assert list(run['scores']) == ['blimp', 'rte']
+    assert run['scores']['blimp']['score'] in (0, 1)
+    workdir = pathlib.Path(run['workdir'])
+    tuned = json.loads(
+      (workdir / 'scores/rte/runs/seed0/config.json').read_text()
+    )
+    source = tuned['config']['train.init_from']
+    assert source == str(workdir / 'checkpoints/12')
+  assert not list(scored.glob('runs/*/*/*/scores/**/checkpoints'))
+  assert '| rte (accuracy) | random |' in ran.stdout
+  shown = compare(*arguments, '--dry-run').stdout.splitlines()
+  assert shown[0] == 'tiny: 3 runs, 3 done'
+  assert shown[-1].startswith('scores: blimp, rte; 3 of 3 runs have them; the')
+
+
 def test_a_run_that_fails_is_named_and_the_others_go_on(tiny, done):
   path, _ = done
   broken = tiny / 'broken'
@@ -230,6 +282,15 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tiny, done):
     (
       ['--config=configs/compare/policies_mini.py', '--workdir=x'],
       "base.data.files='': must be a comma list",
+    ),
+    (
+      [
+        '--config=configs/compare/smoke.py',
+        '--workdir=x',
+        '--config.scores=cola',
+        '--config.glue_dir=nowhere',
+      ],
+      "glue_dir='nowhere': holds no TASK/train.tsv of GLUE",
     ),
     (
       ['--config=configs/compare/smoke.py', '--workdir=x', '--jobs=0'],
