@@ -197,6 +197,7 @@ def _pareto(
   axes.scatter(
     *zip(*front, strict=True), s=120, facecolors='none', edgecolors='gray'
   )
+  axes.set_xlim(left=0)  # at equal time, arms differ by rounding only
 
 
 def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
