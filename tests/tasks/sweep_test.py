@@ -102,12 +102,14 @@ def test_a_grid_is_all_combinations(setup):
     ('data.sequence_length=8,16', 'must be KEY=VALUE,VALUE with a key of'),
     ('optimizer.learning_rat=1', 'did you mean optimizer.learning_rate'),
     ('train.batch_size=x', "train.batch_size='x': must be a whole number"),
+    ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
+    ('model.scan_layers=1', 'model.scan_layers=1: must be true or false'),
     ('optimizer.learning_rate=-1', 'must be above 0'),
   ],
 )
 def test_a_wrong_grid_is_one_line(setup, grid, said):
   config, _, _ = setup(grid=grid)
-  with pytest.raises(errors.ConfigError, match=said):
+  with pytest.raises(errors.ConfigError, match=f'task.grid: .*{said}'):
     sweep.points(config)
 
 
