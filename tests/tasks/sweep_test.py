@@ -178,6 +178,19 @@ def test_another_config_or_other_examples_are_refused(setup, engine, tmp_path):
     sweep.run(config, path, task, found, engine)
 
 
+def test_labels_of_other_names_are_refused(setup, engine, tmp_path, tokenizer):
+  config, task, found = setup(epochs=0.5)
+  path = tmp_path / 'sweep'
+  sweep.run(config, path, task, found, engine)
+  for name in ('train', 'dev'):
+    file = tmp_path / f'{name}.csv'
+    file.write_text(file.read_text().replace(',0', ',no').replace(',1', ',yes'))
+  renamed = Sentences(config, tokenizer)
+  np.testing.assert_array_equal(renamed.train.labels, task.train.labels)
+  with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
+    sweep.run(config, path, renamed, found, engine)
+
+
 def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
   config, task, found = setup()
   config = fine_tuning.for_task(config, task)
