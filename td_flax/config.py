@@ -395,7 +395,8 @@ def parse(key: str, text: str) -> Any:
 def with_changes(config: Config, changes: dict[str, Any]) -> Config:
   """`config` with the values of some dotted keys replaced, checked."""
   raw = default()
-  raw.update_from_flattened_dict(flatten(config) | changes)
+  with raw.ignore_type():  # `load` says of a wrong type which key has it
+    raw.update_from_flattened_dict(flatten(config) | changes)
   return load(raw)
 
 

@@ -190,6 +190,13 @@ def test_types_are_checked_where_ml_collections_does_not():
     config_lib.load(config_lib.ml_collections.ConfigDict(raw))
 
 
+@pytest.mark.parametrize('value', [3.5, True, '8', None])
+def test_changes_are_not_cast(value):
+  config = config_lib.Config()
+  with pytest.raises(errors.ConfigError, match='must be a whole number'):
+    config_lib.with_changes(config, {'train.batch_size': value})
+
+
 def test_whole_numbers_are_numbers():
   raw = config_lib.default().to_dict()
   raw['drop']['keep'] = 128

@@ -6,15 +6,21 @@ Two of transformers' architectures compute what our encoder computes: post-LN is
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from td_flax import errors
 from td_flax.config import ModelConfig
 from td_flax.data.vocabulary import SpecialIds
+from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
 
 FILE = 'config.json'
 _TYPES = {'post': 'bert', 'pre': 'megatron-bert'}
-_CLASSES = {'post': 'BertForMaskedLM', 'pre': 'MegatronBertForMaskedLM'}
+_CLASSES = {'post': 'BertFor', 'pre': 'MegatronBertFor'}
+_HEADS = {
+  FIRST: 'SequenceClassification',
+  TOKENS: 'TokenClassification',
+  SPAN: 'QuestionAnswering',
+}
 _NORMS = {name: norm for norm, name in _TYPES.items()}
 _ACTIVATIONS = {
   'gelu': 'gelu',
@@ -54,6 +60,32 @@ _DEFAULTS = {
 }
 # What weights depend on, of what `read` returns.
 FIXED = frozenset({*_SIZES, 'norm', 'activation', 'norm_eps'})
+
+
+class Head(NamedTuple):
+  """The head of a fine-tuned model.
+
+  Attributes:
+    output: what it reads and says.
+    labels: what its classes are called, if it has any.
+  """
+
+  output: Output
+  labels: tuple[str, ...] = ()
+
+  def describe(self) -> dict[str, Any]:
+    """What `config.json` says of it, but for the architecture."""
+    if self.output.reads == SPAN:
+      return {}
+    labels = self.labels or ('LABEL_0',)  # a number's name in transformers
+    content = {
+      'id2label': dict(enumerate(labels)),
+      'label2id': {label: i for i, label in enumerate(labels)},
+    }
+    if self.output.reads == FIRST:
+      kinds = 'single_label_classification', 'regression'
+      content['problem_type'] = kinds[self.output.is_regression]
+    return content
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -119,11 +151,15 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def describe(
-  model: ModelConfig, vocab_size: int, special: SpecialIds
+  model: ModelConfig,
+  vocab_size: int,
+  special: SpecialIds,
+  head: Head | None = None,
 ) -> dict[str, Any]:
-  """The content of `config.json`."""
+  """The content of `config.json`; without `head` of a masked-LM model."""
+  kind = _HEADS[head.output.reads] if head else 'MaskedLM'
   return {
-    'architectures': [_CLASSES[model.norm]],
+    'architectures': [f'{_CLASSES[model.norm]}{kind}'],
     'model_type': _TYPES[model.norm],
     'vocab_size': vocab_size,
     **{theirs: getattr(model, ours) for ours, theirs in _SIZES.items()},
@@ -133,4 +169,5 @@ def describe(
     'pad_token_id': special.pad,
     'tie_word_embeddings': True,
     'dtype': 'float32',
+    **(head.describe() if head else {}),
   }

@@ -9,16 +9,36 @@ from td_flax import __version__
 from td_flax.config import Config, ModelConfig
 from td_flax.data.sentence_piece import SentencePiece
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.hub.architecture import Head
+from td_flax.model.task_model import FIRST, SPAN, TOKENS
 
 _HEAD = """\
 ---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {tag}
 tags:
 - bert
 - token-dropping
 ---
 """
+_PIPELINE = """\
+from transformers import pipeline
+
+model = pipeline('{tag}', model='PATH_OF_THIS_FOLDER')
+model({text!r})"""
+_SPANS = """\
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('PATH_OF_THIS_FOLDER')
+model = AutoModelForQuestionAnswering.from_pretrained('PATH_OF_THIS_FOLDER')
+output = model(**tokenizer(question, context, return_tensors='pt'))"""
+# By what the head reads: the kind of model, and how it is used.
+_USES = {
+  None: ('fill-mask', _PIPELINE, 'The capital of France is [MASK].'),
+  FIRST: ('text-classification', _PIPELINE, 'A film that is worth its time.'),
+  TOKENS: ('token-classification', _PIPELINE, 'Ada Lovelace lived in London.'),
+  SPAN: ('question-answering', _SPANS, ''),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,23 +59,34 @@ class Run:
 
 
 def write(
-  run: Run, model: ModelConfig, tokenizer: Tokenizer, num_params: int
+  run: Run,
+  model: ModelConfig,
+  tokenizer: Tokenizer,
+  num_params: int,
+  head: Head | None = None,
 ) -> str:
-  """The card as Markdown."""
+  """The card as Markdown; without `head` of a masked-LM model."""
   config = run.config
+  tag, code, text = _USES[head.output.reads if head else None]
+  size = f'{num_params / 1e6:,.1f}M parameters'
+  if head:
+    about = (
+      f'A {_kind(model)} with {size}, fine-tuned with td_flax {__version__} on '
+      f'the task `{config.task.name}`.'
+    )
+  else:
+    about = (
+      f'A {_kind(model)} masked language model with {size}, pretrained with '
+      f'td_flax {__version__}. {_dropping(config)}'
+    )
   sections = [
     f'# {config.name}',
-    f'A {_kind(model)} masked language model with {num_params / 1e6:,.1f}M '
-    f'parameters, pretrained with td_flax {__version__}. {_dropping(config)}',
+    about,
     '## Use',
-    '```python\n'
-    'from transformers import pipeline\n\n'
-    "fill = pipeline('fill-mask', model='PATH_OF_THIS_FOLDER')\n"
-    "fill('The capital of France is [MASK].')\n"
-    '```',
+    f'```python\n{code.format(tag=tag, text=text)}\n```',
     _texts(config, tokenizer),
     '## Training',
-    _table(_figures(run)),
+    _table(_task_figures(run) if head else _figures(run)),
     '## Architecture',
     _table(
       {
@@ -72,10 +103,9 @@ def write(
     ),
     '## Limits',
     'It repeats what its training text says, errors and prejudices included. '
-    'Nothing but the held-out loss above was measured when this card was '
-    'written.',
+    'Nothing but the figures above was measured when this card was written.',
   ]
-  return _HEAD + '\n' + '\n\n'.join(sections) + '\n'
+  return _HEAD.format(tag=tag) + '\n' + '\n\n'.join(sections) + '\n'
 
 
 def _kind(model: ModelConfig) -> str:
@@ -111,7 +141,7 @@ def _tokenizer(tokenizer: Tokenizer) -> str:
 
 
 def _figures(run: Run) -> dict[str, Any]:
-  config, optimizer = run.config, run.config.optimizer
+  config = run.config
   tokens = run.step * config.train.batch_size * config.data.sequence_length
   rows = {
     'text': f'`{config.data.files}`',
@@ -119,12 +149,7 @@ def _figures(run: Run) -> dict[str, Any]:
     'rows per step': f'{config.train.batch_size:,}',
     'tokens seen': f'{tokens:,}',
     'masked': f'{config.train.mask_rate:.0%} of the tokens',
-    'optimizer': (
-      f'{optimizer.name}, peak learning rate {optimizer.learning_rate:g}, '
-      f'{optimizer.decay} decay, weight decay {optimizer.weight_decay:g}'
-    ),
-    'computed in': config.model.dtype,
-    'seed': config.train.seed,
+    **_recipe(config),
   }
   if run.eval_loss is not None:
     rows['held-out loss'] = (
@@ -140,6 +165,34 @@ def _figures(run: Run) -> dict[str, Any]:
         f'{run.summary["devices"]} {run.summary["platform"]} device(s)'
       )
   return rows
+
+
+def _task_figures(run: Run) -> dict[str, Any]:
+  """The figures are those of the finished run's last step."""
+  config = run.config
+  rows = {
+    'started from': f'`{config.train.init_from or "random weights"}`',
+    'steps': f'{run.step:,} of {config.train.num_steps:,}',
+    'rows per step': f'{config.train.batch_size:,}',
+    **_recipe(config),
+  }
+  if run.summary and run.summary['step'] == run.step:
+    rows['examples'] = f'{run.summary["num_examples"]:,}'
+    figures = run.summary['figures'].items()
+    rows |= {f'dev: {name}': f'{x:.4f}' for name, x in figures}
+  return rows
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+  optimizer = config.optimizer
+  return {
+    'optimizer': (
+      f'{optimizer.name}, peak learning rate {optimizer.learning_rate:g}, '
+      f'{optimizer.decay} decay, weight decay {optimizer.weight_decay:g}'
+    ),
+    'computed in': config.model.dtype,
+    'seed': config.train.seed,
+  }
 
 
 def _table(rows: dict[str, Any]) -> str:

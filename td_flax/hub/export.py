@@ -8,6 +8,7 @@ README.md                the model card: what was trained, and how it went
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -24,7 +25,7 @@ from td_flax.data import embedded
 from td_flax.data.sentence_piece import SentencePiece
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.hub import architecture, card, fast_tokenizer, weights
-from td_flax.model import bert
+from td_flax.model.task_model import FIRST
 
 # Lines of prose on which the two tokenizers are compared.
 _COMPARED_LINES = 2000
@@ -50,18 +51,20 @@ def export(
   params: Any,
   tokenizer: Tokenizer,
   run: card.Run,
+  head: architecture.Head | None = None,
 ) -> Exported:
   """Writes `folder`, reads it again and compares every bit.
 
-  A pooler is left out: pretraining does not train it, and a masked-LM model of
-  transformers has none.
+  The pooler of a masked-LM model is left out: pretraining does not train it,
+  and such a model of transformers has none.
 
   Args:
     folder: must not exist, or be empty.
     model: what `params` are parameters of.
-    params: of a `Bert`.
+    params: of a `Bert`, or of the `TaskModel` with this head.
     tokenizer: what makes its ids.
     run: for the model card.
+    head: of a fine-tuned model; None is the masked-LM head.
 
   Raises:
     errors.ConfigError: `folder` holds something.
@@ -74,14 +77,19 @@ def export(
   lines = list(_lines())
   differing = fast_tokenizer.differing(tokenizer, fast, lines)
   arrays = leaves.to_host(params)
-  kept = {k: v for k, v in arrays.items() if not k.startswith('pooler/')}
-  tensors = weights.to_tensors(kept, model, vocab_size)
+  reads = head.output.reads if head else None
+  if reads is None:
+    arrays = {k: v for k, v in arrays.items() if not k.startswith('pooler/')}
+  model = dataclasses.replace(model, pooler=reads == FIRST)
+  tensors = weights.to_tensors(arrays, model, vocab_size, reads)
   num_params = sum(x.size for x in tensors.values())
-  files = fast_tokenizer.files(fast, model.max_positions) | {
+  files = fast_tokenizer.files(
+    fast, model.max_positions, model.type_vocab_size
+  ) | {
     architecture.FILE: _json(
-      architecture.describe(model, vocab_size, tokenizer.special)
+      architecture.describe(model, vocab_size, tokenizer.special, head)
     ),
-    'README.md': card.write(run, model, tokenizer, num_params),
+    'README.md': card.write(run, model, tokenizer, num_params, head),
   }
   with _whole(folder) as part:
     weights.write(part / weights.SAFE, tensors)
@@ -89,7 +97,7 @@ def export(
       (part / name).write_text(text)
     if isinstance(tokenizer, SentencePiece):
       tokenizer.save(part)
-    _verify(part, model, kept, vocab_size)
+    _verify(part, model, arrays, vocab_size, reads)
   return Exported(len(lines), differing, num_params)
 
 
@@ -98,13 +106,11 @@ def _verify(
   model: ModelConfig,
   arrays: dict[str, np.ndarray],
   vocab_size: int,
+  reads: str | None,
 ) -> None:
   """Refuses a folder that would not give the same parameters back."""
-  abstract = jax.tree.map(
-    lambda x: np.zeros(x.shape, x.dtype),
-    bert.abstract_params(model, vocab_size),
-  )
-  back = leaves.to_host(weights.fill(abstract, model, vocab_size, folder))
+  empty = jax.tree.map(np.zeros_like, arrays)
+  back = weights.fill(empty, model, vocab_size, folder, reads)
   for name, array in arrays.items():
     if array.tobytes() != back[name].tobytes():
       raise errors.CheckpointError(

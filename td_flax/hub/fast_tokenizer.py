@@ -50,13 +50,17 @@ def make(tokenizer: Tokenizer) -> Any:
   return fast
 
 
-def files(fast: Any, max_length: int) -> dict[str, str]:
+def files(fast: Any, max_length: int, type_vocab_size: int) -> dict[str, str]:
   """What `AutoTokenizer` reads, by file name.
 
   Args:
     fast: from `make`.
     max_length: the most ids that the model takes.
+    type_vocab_size: token types that it knows.
   """
+  inputs = ['input_ids', 'token_type_ids', 'attention_mask']
+  if type_vocab_size == 1:
+    inputs.remove('token_type_ids')  # the second text of a pair would have 1
   pieces = {
     f'{name}_token': getattr(PIECES, name)
     for name in ('pad', 'unk', 'cls', 'sep', 'mask')
@@ -64,7 +68,7 @@ def files(fast: Any, max_length: int) -> dict[str, str]:
   settings = pieces | {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'model_max_length': max_length,
-    'model_input_names': ['input_ids', 'token_type_ids', 'attention_mask'],
+    'model_input_names': inputs,
     'clean_up_tokenization_spaces': False,
   }
   return {

@@ -13,6 +13,7 @@ import numpy as np
 from td_flax import errors, leaves, progress
 from td_flax.config import ModelConfig
 from td_flax.model.bert import padded_vocab
+from td_flax.model.task_model import SPAN
 
 SAFE = 'model.safetensors'
 _TORCH = 'pytorch_model.bin'
@@ -39,8 +40,13 @@ class Name(NamedTuple):
   is_vocab: bool = False
 
 
-def names(model: ModelConfig) -> Iterator[Name]:
-  """Every parameter of a model."""
+def names(model: ModelConfig, reads: str | None = None) -> Iterator[Name]:
+  """Every parameter of a model.
+
+  Args:
+    model: its encoder.
+    reads: what the head of a task reads; None is the masked-LM head.
+  """
 
   def dense(ours: str, theirs: str) -> Iterator[Name]:
     yield Name(f'{ours}/kernel', f'{theirs}.weight', is_kernel=True)
@@ -75,21 +81,26 @@ def names(model: ModelConfig) -> Iterator[Name]:
     second = f'{theirs}.ln' if pre else f'{theirs}.output.LayerNorm'
     yield from norm(f'{ours}/attention_norm', first)
     yield from norm(f'{ours}/mlp_norm', second)
-  head = 'cls.predictions'
-  yield from dense('head/dense', f'{head}.transform.dense')
-  yield from norm('head/norm', f'{head}.transform.LayerNorm')
-  yield Name('head/bias', f'{head}.bias', is_vocab=True)
+  if reads is None:
+    head = 'cls.predictions'
+    yield from dense('head/dense', f'{head}.transform.dense')
+    yield from norm('head/norm', f'{head}.transform.LayerNorm')
+    yield Name('head/bias', f'{head}.bias', is_vocab=True)
+  else:
+    yield from dense(
+      'classifier', 'qa_outputs' if reads == SPAN else 'classifier'
+    )
   if model.pooler:
     yield from dense('pooler', 'bert.pooler.dense')
 
 
 def to_tensors(
-  params: Any, model: ModelConfig, vocab_size: int
+  params: Any, model: ModelConfig, vocab_size: int, reads: str | None = None
 ) -> dict[str, np.ndarray]:
   """Our parameters under transformers' names, without padding."""
   arrays = leaves.to_host(params)
   tensors = {}
-  for name in names(model):
+  for name in names(model, reads):
     array = arrays.pop(name.ours)
     array = array.T if name.is_kernel else array
     array = array[:vocab_size] if name.is_vocab else array
@@ -100,7 +111,11 @@ def to_tensors(
 
 
 def fill(
-  initial: Any, model: ModelConfig, vocab_size: int, folder: pathlib.Path
+  initial: Any,
+  model: ModelConfig,
+  vocab_size: int,
+  folder: pathlib.Path,
+  reads: str | None = None,
 ) -> Any:
   """`initial` with the tensors of a folder; says what is missing there.
 
@@ -110,6 +125,7 @@ def fill(
     model: what they are parameters of.
     vocab_size: ids of the tokenizer.
     folder: of transformers.
+    reads: of the task's head that is wanted too; None wants none.
 
   Returns:
     `initial` with numpy leaves, float32.
@@ -130,7 +146,7 @@ def fill(
       f'{folder}: {_DECODER} differs from {_WORDS}: the two must be tied'
     )
   absent: dict[str, list[str]] = {}
-  for name in names(model):
+  for name in names(model, reads):
     if name.ours not in arrays:  # the head, of a model of a task
       continue
     if name.theirs not in tensors:
@@ -146,7 +162,7 @@ def fill(
         f"does not fit the folder's config.json"
       )
     arrays[name.ours] = np.ascontiguousarray(array)
-  _report(folder, model, absent, tensors)
+  _report(folder, names(model, reads), absent, tensors)
   return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=folder)
 
 
@@ -167,13 +183,13 @@ def _padded(
 
 def _report(
   folder: pathlib.Path,
-  model: ModelConfig,
+  wanted: Iterator[Name],
   absent: dict[str, list[str]],
   left: dict[str, np.ndarray],
 ) -> None:
   """Warns of what may be missing or left; refuses what may not."""
   counts: dict[str, int] = {}
-  for name in names(model):
+  for name in wanted:
     part = name.ours.partition('/')[0]
     counts[part] = counts.get(part, 0) + 1
   for part, missing in absent.items():

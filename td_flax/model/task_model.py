@@ -40,6 +40,16 @@ def plan(config: ModelConfig, output: Output) -> plans.Plan:
   return plans.predicted_only(full, 1) if output.reads == FIRST else full
 
 
+def abstract_params(
+  config: ModelConfig, output: Output, vocab_size: int, special: SpecialIds
+) -> nnx.State:
+  """Shapes and dtypes of a `TaskModel`'s parameters."""
+  made = nnx.eval_shape(
+    lambda: TaskModel(config, output, vocab_size, special, nnx.Rngs(0))
+  )
+  return nnx.split(made)[1]
+
+
 class TaskModel(bert.Encoder):
   """BERT for a task (Devlin et al. 2019, figure 4).
 

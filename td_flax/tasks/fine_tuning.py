@@ -104,6 +104,8 @@ def run(
       'step': int(done.state.step),
       'seed': config.train.seed,
       'metric': task.metric,
+      'output': task.output._asdict(),
+      'labels': list(task.labels),
       'figures': tuning.figures(outputs),
       'num_examples': len(task.train.ids),
       'skipped_updates': int(done.state.skipped),

@@ -49,8 +49,8 @@ class Sentences(Task):
     is_regression = self.name == 'regress' or bool(
       self._spec and not self._spec.labels
     )
-    self._labels = () if is_regression else self._known(examples['train'])
-    size = 1 if is_regression else len(self._labels)
+    self.labels = () if is_regression else self._known(examples['train'])
+    size = 1 if is_regression else len(self.labels)
     self.output = Output(FIRST, size, is_regression)
     if self._spec:
       self._metrics = self._spec.metrics
@@ -112,12 +112,12 @@ class Sentences(Task):
       return number
     if self._spec and not isinstance(label, str):  # TFDS has numbers
       return int(label)
-    if str(label) not in self._labels:
+    if str(label) not in self.labels:
       raise errors.DataError(
         f'{example.place}: the label {label!r} must be one of '
-        f'{", ".join(self._labels[:10])}'
+        f'{", ".join(self.labels[:10])}'
       )
-    return self._labels.index(str(label))
+    return self.labels.index(str(label))
 
   def _rows(
     self, texts: list[tuple[str, ...]], tokenizer: Tokenizer, length: int
@@ -157,7 +157,7 @@ class Sentences(Task):
     """A table `index, prediction`, as GLUE wants it submitted."""
     lines = ['index\tprediction']
     for i, x in enumerate(self._predicted(logits)):
-      text = f'{x:.3f}' if self.output.is_regression else self._labels[x]
+      text = f'{x:.3f}' if self.output.is_regression else self.labels[x]
       lines.append(f'{i}\t{text}')
     file = f'{split}.tsv'
     if self._spec:

@@ -56,24 +56,16 @@ def _axis(axis: str) -> list[tuple[str, str]]:
       f'task.grid: {axis!r}: must be KEY=VALUE,VALUE with a key of the model, '
       'the optimizer, train, or task.epochs'
     )
-  config_lib.check_key(key)
   return [(key, value.strip()) for value in values.split(',')]
 
 
 def _changed(config: Config, values: dict[str, str]) -> Config:
   """`config` with values as they would stand on a command line."""
-  typed = {}
-  for key, text in values.items():
-    default = config_lib.flatten(config)[key]
-    try:
-      typed[key] = (
-        text if isinstance(default, str) else type(default)(json.loads(text))
-      )
-    except (ValueError, TypeError):
-      raise errors.ConfigError(
-        f'task.grid: {key}={text!r}: must be {config_lib.type_name(key)}'
-      ) from None
-  return config_lib.with_changes(config, typed)
+  try:
+    typed = {key: config_lib.parse(key, text) for key, text in values.items()}
+    return config_lib.with_changes(config, typed)
+  except errors.ConfigError as error:
+    raise errors.ConfigError(f'task.grid: {error}') from None
 
 
 def run(

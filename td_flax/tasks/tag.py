@@ -99,13 +99,13 @@ class Tag(task.Task):
     dev = _read('dev', config.task.dev)
     test = _read('test', config.task.test) if config.task.test else None
     column = _find_column(config.task.label, train)
-    self._labels = _known_labels(train, column)
-    self.output = task.Output(task.TOKENS, size=len(self._labels))
-    self._has_entities = tag_score.are_entities(self._labels)
+    self.labels = _known_labels(train, column)
+    self.output = task.Output(task.TOKENS, size=len(self.labels))
+    self._has_entities = tag_score.are_entities(self.labels)
     self.metric = 'f1' if self._has_entities else 'accuracy'
 
     def encode(file: _File, *, may_lack: bool = False) -> _Split:
-      labels = _label_ids(file, column, self._labels, may_lack=may_lack)
+      labels = _label_ids(file, column, self.labels, may_lack=may_lack)
       length = config.data.sequence_length
       return _encode(file.words(), labels, tokenizer, length)
 
@@ -148,7 +148,7 @@ class Tag(task.Task):
     return {f'{split}.tsv': text}
 
   def _names(self, labels: Int[np.ndarray, ' W']) -> list[str]:
-    return [self._labels[x] for x in labels]
+    return [self.labels[x] for x in labels]
 
 
 def _read(key: str, path: str) -> _File:
@@ -258,10 +258,12 @@ def _labels(
     yield labels
 
 
-def _known_labels(train: _File, column: _Column) -> list[str]:
+def _known_labels(train: _File, column: _Column) -> tuple[str, ...]:
   """The labels of the training file, sorted."""
   sentences = _labels(train, column, may_lack=False)
-  known = sorted({label for sentence in sentences for _, label in sentence})
+  known = tuple(
+    sorted({label for sentence in sentences for _, label in sentence})
+  )
   if len(known) < 2:
     raise errors.DataError(
       f'{train.path}: must hold two labels or more; column {column.number} '
@@ -271,7 +273,7 @@ def _known_labels(train: _File, column: _Column) -> list[str]:
 
 
 def _label_ids(
-  file: _File, column: _Column, known: list[str], *, may_lack: bool
+  file: _File, column: _Column, known: tuple[str, ...], *, may_lack: bool
 ) -> list[list[int]]:
   """Labels as their places in `known`, `UNLABELED` where a word has none."""
   ids = {label: i for i, label in enumerate(known)}

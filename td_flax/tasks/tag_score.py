@@ -6,11 +6,12 @@ and IOBES alike, and labels that no scheme allows.
 """
 
 import re
+from collections.abc import Iterable
 
 _LABEL = re.compile(r'O|[BIES]-.+')
 
 
-def are_entities(labels: list[str]) -> bool:
+def are_entities(labels: Iterable[str]) -> bool:
   """Whether all labels are `O` or a prefix of IOB or IOBES with a type."""
   return all(map(_LABEL.fullmatch, labels))
 

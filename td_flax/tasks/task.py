@@ -46,6 +46,7 @@ class Task(abc.ABC):
   Attributes:
     name: its own.
     output: its head.
+    labels: what the C classes are called; of a regression and of spans none.
     metric: the figure that tells which run is best; higher is better.
     train: the examples to learn from, at least one.
     dev: the labeled ones to score, by name; the first one decides.
@@ -54,6 +55,7 @@ class Task(abc.ABC):
 
   name: str
   output: Output
+  labels: tuple[str, ...] = ()
   metric: str
   train: Encoded
   dev: dict[str, Encoded]
@@ -78,9 +80,10 @@ class Task(abc.ABC):
     """What is predicted for a split of `dev` or `test`: file name -> text."""
 
   def fingerprint(self) -> str:
-    """Equal for equal examples."""
+    """Equal for equal examples whose labels have equal names."""
     splits = {'train': self.train, 'dev': self.dev, 'test': self.test}
-    return artifacts.fingerprint(leaves.digests(leaves.to_host(splits)))
+    digests = leaves.digests(leaves.to_host(splits))
+    return artifacts.fingerprint([digests, self.labels])
 
 
 def assemble(

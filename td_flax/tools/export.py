@@ -6,7 +6,8 @@
 Straight from a training checkpoint, without PyTorch; needs the extra `hf`.
 Post-LN models become `bert`, pre-LN ones `megatron-bert`, which computes the
 same; `AutoModelForMaskedLM`, `AutoTokenizer` and the fill-mask pipeline load
-both.
+both. A fine-tuned model (one run of it, such as runs/sst2/runs/seed0) becomes
+one for sequence or token classification or for question answering.
 """
 
 import json
@@ -36,25 +37,40 @@ def main() -> None:
   for name in ('workdir', 'output'):
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
-  from td_flax import pretrained
-  from td_flax.hub import card, export
-  from td_flax.model import bert
+  from td_flax import checkpoint, pretrained
+  from td_flax.hub import architecture, card, export
+  from td_flax.model import bert, task_model
 
   found = pretrained.find(values.workdir, '--workdir', values.step)
   if not isinstance(found, pretrained.OfRun):
     raise errors.ConfigError(
       f'{found.where}: is a folder of Hugging Face already'
     )
-  vocab_size = found.tokenizer.vocab_size
-  params = found.params(bert.abstract_params(found.model, vocab_size))
+  tokenizer = found.tokenizer
+  summary = _summary(found.workdir.summary_json)
+  if found.config.task.name:
+    if not (summary and 'output' in summary):
+      raise errors.CheckpointError(
+        f'{found.workdir.summary_json}: missing or of another version; a '
+        'fine-tuned model is exported when its run is finished'
+      )
+    output = task_model.Output(**summary['output'])
+    head = architecture.Head(output, tuple(summary['labels']))
+    abstract = task_model.abstract_params(
+      found.model, output, tokenizer.vocab_size, tokenizer.special
+    )
+  else:
+    head = None
+    abstract = bert.abstract_params(found.model, tokenizer.vocab_size)
   run = card.Run(
     config=found.config,
     step=found.step,
     eval_loss=found.eval_loss,
-    summary=_summary(found.workdir.summary_json),
+    summary=summary,
   )
+  params = checkpoint.load_params(pathlib.Path(found.source), abstract)
   done = export.export(
-    pathlib.Path(values.output), found.model, params, found.tokenizer, run
+    pathlib.Path(values.output), found.model, params, tokenizer, run, head
   )
   print(f'{values.output}: step {found.step:,}, {done.num_params:,} parameters')
   print(

@@ -310,6 +310,14 @@ def test_both_activations_are_told_apart(small, bpe, tmp_path, activation):
   np.testing.assert_allclose(logits(model, bpe, rows), expected, atol=1e-4)
 
 
+def test_a_pooler_is_left_out(tmp_path, small, bpe):
+  exported(tmp_path / 'hf', small(pooler=True), bpe)
+  _, info = transformers.AutoModelForMaskedLM.from_pretrained(
+    tmp_path / 'hf', output_loading_info=True
+  )
+  assert not any(info.values()), info
+
+
 def test_a_run_is_exported_and_started_from(tmp_path, small, bpe):
   """The command and `train.init_from` meet in the same folder."""
   run, model = make_run(tmp_path / 'run', small(norm='pre'), bpe)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from td_flax import checkpoint, workdir
+from td_flax import workdir
 from td_flax.data import masking
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
@@ -17,7 +17,11 @@ TEXTS = sorted(pydoc_data.topics.topics.values())[:30]
 
 def randomized(config, vocab_size):
   """A model whose every parameter is random, norms and biases too."""
-  model = bert.Bert(config, vocab_size, nnx.Rngs(0))
+  return randomize(bert.Bert(config, vocab_size, nnx.Rngs(0)), vocab_size)
+
+
+def randomize(model, vocab_size):
+  """`model` with other parameters."""
   graph, params = nnx.split(model)
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -28,9 +32,11 @@ def randomized(config, vocab_size):
   model = nnx.merge(graph, jax.tree.unflatten(tree, noisy))
   # As in training, padding of the vocabulary has no gradient: it stays zero.
   real = jnp.arange(bert.padded_vocab(vocab_size)) < vocab_size
-  word, bias = model.embeddings.word.embedding, model.head.bias
+  word = model.embeddings.word.embedding
   word[...] = jnp.where(real[:, None], word[...], 0)
-  bias[...] = jnp.where(real, bias[...], 0)
+  if isinstance(model, bert.Bert):
+    bias = model.head.bias
+    bias[...] = jnp.where(real, bias[...], 0)
   return model
 
 
@@ -56,6 +62,8 @@ def rows_of(tokenizer, texts, length):
 
 def make_run(path, config, tokenizer):
   """A workdir with two checkpoints, the first the better one; its model."""
+  from td_flax import checkpoint  # not at the top: see tests/conftest.py
+
   run = workdir.Workdir(path)
   prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
   run.claim(config, prints, tokenizer)

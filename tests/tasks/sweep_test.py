@@ -102,12 +102,14 @@ def test_a_grid_is_all_combinations(setup):
     ('data.sequence_length=8,16', 'must be KEY=VALUE,VALUE with a key of'),
     ('optimizer.learning_rat=1', 'did you mean optimizer.learning_rate'),
     ('train.batch_size=x', "train.batch_size='x': must be a whole number"),
+    ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
+    ('model.scan_layers=1', 'model.scan_layers=1: must be true or false'),
     ('optimizer.learning_rate=-1', 'must be above 0'),
   ],
 )
 def test_a_wrong_grid_is_one_line(setup, grid, said):
   config, _, _ = setup(grid=grid)
-  with pytest.raises(errors.ConfigError, match=said):
+  with pytest.raises(errors.ConfigError, match=f'task.grid: .*{said}'):
     sweep.points(config)
 
 
@@ -174,6 +176,19 @@ def test_another_config_or_other_examples_are_refused(setup, engine, tmp_path):
   task.train.labels[0] = 1 - task.train.labels[0]
   with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
     sweep.run(config, path, task, found, engine)
+
+
+def test_labels_of_other_names_are_refused(setup, engine, tmp_path, tokenizer):
+  config, task, found = setup(epochs=0.5)
+  path = tmp_path / 'sweep'
+  sweep.run(config, path, task, found, engine)
+  for name in ('train', 'dev'):
+    file = tmp_path / f'{name}.csv'
+    file.write_text(file.read_text().replace(',0', ',no').replace(',1', ',yes'))
+  renamed = Sentences(config, tokenizer)
+  np.testing.assert_array_equal(renamed.train.labels, task.train.labels)
+  with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
+    sweep.run(config, path, renamed, found, engine)
 
 
 def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):

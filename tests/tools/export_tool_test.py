@@ -85,6 +85,43 @@ def test_a_run_becomes_a_folder_and_a_folder_a_run(workdir, tmp_path):
   assert went_on['last_eval_loss'] < went_on['first_eval_loss']
 
 
+def test_a_fine_tuned_model_says_the_same_there(workdir, tmp_path):
+  transformers = pytest.importorskip(
+    'transformers', reason='needs the extra `reference`'
+  )
+  texts = ['a string of text', 'the number of bits', 'strings', 'a float'] * 8
+  labels = ['no', 'yes'] * 16
+  pairs = zip(texts, labels, strict=True)
+  lines = ''.join(f'{text}\t{label}\n' for text, label in pairs)
+  (tmp_path / 'rows.tsv').write_text(f'text\tlabel\n{lines}')
+  done = run(
+    'td_flax.finetune',
+    f'--config={CONFIGS}/own_task.py:classify',
+    f'--checkpoint={workdir}',
+    f'--workdir={tmp_path}/tuned',
+    f'--config.task.train={tmp_path}/rows.tsv',
+    f'--config.task.dev={tmp_path}/rows.tsv',
+    '--config.train.batch_size=8',
+    '--config.task.epochs=20',
+    '--config.optimizer.learning_rate=3e-3',
+  )
+  assert done.returncode == 0, done.stderr
+  tuned = tmp_path / 'tuned' / 'runs' / 'seed0'
+  done = export(tuned, tmp_path / 'hf')
+  assert done.returncode == 0, done.stderr
+  classify = transformers.pipeline('text-classification', str(tmp_path / 'hf'))
+  predicted = (tuned / 'predictions' / 'dev.tsv').read_text().split()[3::2]
+  assert [x['label'] for x in classify(texts)] == predicted
+  assert predicted == labels  # learned: both occur
+
+  (tuned / 'summary.json').unlink()
+  done = export(tuned, tmp_path / 'unfinished')
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  assert 'exported when its run is finished' in line
+  assert not (tmp_path / 'unfinished').exists()
+
+
 def test_an_unfinished_run_is_exported_too(workdir, tmp_path):
   (tmp_path / 'run').mkdir()
   for name in ('config.json', 'tokenizer', 'checkpoints'):
