@@ -9,6 +9,7 @@ results.json, results.md and predictions/ say what came out.
 """
 
 import pathlib
+import signal
 
 from absl import flags as absl_flags
 
@@ -48,10 +49,14 @@ def main() -> None:
   if not values.checkpoint:
     raise errors.ConfigError('--checkpoint: missing; the model to start from')
   processes.join()
-  from td_flax import compilation, parallel, pretrained
+  import jax
+
+  from td_flax import compilation, parallel, preemption, pretrained
   from td_flax import config as config_lib
   from td_flax.tasks import fine_tuning, load, sweep
 
+  if jax.process_count() == 1:  # else jax.distributed has the signal
+    signal.signal(signal.SIGTERM, preemption.stop)
   compilation.keep_programs()
   found = pretrained.find(values.checkpoint, '--checkpoint', values.step)
   start = '' if values.from_scratch else found.source

@@ -24,6 +24,8 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
+from td_flax import errors
+
 _MESSAGE = 'stopping after this step; signal again to abort at once\n'
 
 
@@ -32,8 +34,8 @@ class StopRequest:
 
   It handles SIGTERM and SIGINT while it is entered and must be entered in the
   main thread, after `jax.distributed.initialize`. A program that goes on after
-  the run installs a handler of its own before: it gets a signal that came after
-  the last step.
+  the run installs a handler of its own before, such as `stop`: it gets a signal
+  that came after the last step.
   """
 
   def __init__(self) -> None:
@@ -93,3 +95,13 @@ class StopRequest:
       # None: it was not installed from Python and cannot be put back.
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
     self._previous.clear()
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+  """A handler for what has no steps: between runs, or while one is evaluated.
+
+  Raises:
+    errors.Stopped: always.
+  """
+  del number, frame
+  raise errors.Stopped('stopped by a signal; the same command goes on')

@@ -76,6 +76,20 @@ def test_a_signal_after_the_last_step_is_for_what_follows():
     signal.signal(signal.SIGTERM, before)
 
 
+def test_a_signal_in_the_last_step_of_a_run_begins_no_other_run():
+  before = signal.signal(signal.SIGTERM, preemption.stop)
+  try:
+    with (
+      pytest.raises(errors.Stopped, match='the same command goes on'),
+      preemption.StopRequest(),
+    ):
+      signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(errors.Stopped):
+      signal.raise_signal(signal.SIGTERM)  # between two runs
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_step_finish(number):
   run = run_loop(number)

@@ -6,7 +6,6 @@ import math
 import pathlib
 import signal
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import Any
 
 from td_flax import errors, progress
@@ -164,18 +163,12 @@ def do(
     names: the scores it lacks.
     wanted: how they are made.
   """
-  from td_flax import compilation
+  from td_flax import compilation, preemption
   from td_flax import train as train_lib
 
   if names:
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, preemption.stop)
   compilation.keep_programs()
   if config:
     train_lib.train(config, folder)
   scores_lib.add(folder, names, wanted)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-  """Ends the process where no loop of steps can: between two, or in BLiMP."""
-  del number, frame
-  raise errors.Stopped('stopped by a signal; the same command goes on')
