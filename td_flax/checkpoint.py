@@ -320,6 +320,18 @@ def load_params(path: pathlib.Path, abstract_params: Any) -> Any:
   return leaves.fit(arrays, abstract_params, origin=path, prefix='params/')
 
 
+def load_importance(path: pathlib.Path) -> np.ndarray:
+  """The verified importance table of a pretraining run, f32[V].
+
+  Args:
+    path: the directory of one checkpoint.
+
+  Raises:
+    errors.CheckpointError: it is damaged.
+  """
+  return _read(path.absolute(), prefix='importance')[0]['importance']
+
+
 def _eval_losses(directory: pathlib.Path) -> dict[int, float]:
   """The loss of every step with a sound record; NaN: not evaluated."""
   losses = {}

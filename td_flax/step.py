@@ -175,6 +175,46 @@ class Steps(Learner):
       observed = self.table_policy.observe(batch.labels, losses, batch.weights)
     return objective, (sums, jax.lax.stop_gradient(observed))
 
+  def kept(
+    self,
+    state: TrainState,
+    ids: Int[Array, 'B N'],
+    rows: Int[Array, ' B'],
+  ) -> tuple[masking.MaskedBatch, Float[Array, 'B N']]:
+    """What the state's next step would keep of some rows; without dropout.
+
+    Args:
+      state: before that step.
+      ids: packed rows.
+      rows: their numbers in the global batch.
+
+    Returns:
+      The masked rows, and of the layers that drop tokens the share that each
+      token passes through.
+    """
+    keys = masking.row_keys(
+      jax.random.wrap_key_data(state.key), state.step, rows
+    )
+    batch = self._masked(
+      self.config, ids.astype(jnp.int32), keys, self.policy.all_as_mask
+    )
+    router = self._router(batch, state.importance, _fold(keys, 1))
+    passed, layers = jnp.zeros(ids.shape), 0
+
+    def recording(span: plans.Span, *entered: Any) -> routing.Route:
+      nonlocal passed, layers
+      route = router(span, *entered)
+      layers += len(span.layers)
+      passed += route.kept * len(span.layers)
+      return route
+
+    model = nnx.merge(self.graph, state.params)
+    plan = self.policy.plan(self.config)
+    model.encode(
+      batch.ids, batch.segments, plan, recording, None, batch.predicted
+    )
+    return batch, passed / layers
+
   def _masked(
     self,
     config: Config,

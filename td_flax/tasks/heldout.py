@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt16
 
 from td_flax import errors, parallel, step
 from td_flax import evaluate as evaluation
 from td_flax.config import Config
 from td_flax.data import corpora
 from td_flax.data.packing import Packer
+from td_flax.data.vocabulary import Tokenizer
 from td_flax.pretrained import Pretrained
 
 _TOKENS_AT_ONCE = 16_384  # per device
@@ -40,16 +42,7 @@ def evaluate(
   """
   length = min(found.model.max_positions, _MAX_LENGTH)
   tokenizer = found.tokenizer
-  packer = Packer(length, tokenizer.special)
-  for source in corpora.parse(
-    text, text_field=text_field, tfds_dir='', key='--text'
-  ):
-    for block in source.blocks():
-      for ids in tokenizer.encode_batch(list(block.documents())):
-        packer.add(ids)
-  rows = packer.finish()
-  if not len(rows):
-    raise errors.DataError(f'--text={text!r}: holds no text')
+  rows = rows_of(text, text_field, tokenizer, length)
   default = Config()
   config = dataclasses.replace(
     default,
@@ -72,3 +65,30 @@ def evaluate(
     'accuracy': figures['eval/accuracy'],
     'rows': len(rows),
   }
+
+
+def rows_of(
+  text: str, text_field: str, tokenizer: Tokenizer, length: int
+) -> UInt16[np.ndarray, 'R N']:
+  """The packed rows of a text, in its order.
+
+  Args:
+    text: in the form of `data.files`.
+    text_field: of its JSON lines.
+    tokenizer: makes the ids.
+    length: N.
+
+  Raises:
+    errors.UserError: it cannot be read, or is empty.
+  """
+  packer = Packer(length, tokenizer.special)
+  for source in corpora.parse(
+    text, text_field=text_field, tfds_dir='', key='--text'
+  ):
+    for block in source.blocks():
+      for ids in tokenizer.encode_batch(list(block.documents())):
+        packer.add(ids)
+  rows = packer.finish()
+  if not len(rows):
+    raise errors.DataError(f'--text={text!r}: holds no text')
+  return rows

@@ -95,9 +95,9 @@ class Tag(task.Task):
   name = 'tag'
 
   def __init__(self, config: Config, tokenizer: Tokenizer):
-    train = _read('train', config.task.train)
-    dev = _read('dev', config.task.dev)
-    test = _read('test', config.task.test) if config.task.test else None
+    train = read('task.train', config.task.train)
+    dev = read('task.dev', config.task.dev)
+    test = read('task.test', config.task.test) if config.task.test else None
     column = _find_column(config.task.label, train)
     self.labels = _known_labels(train, column)
     self.output = task.Output(task.TOKENS, size=len(self.labels))
@@ -151,18 +151,18 @@ class Tag(task.Task):
     return [self.labels[x] for x in labels]
 
 
-def _read(key: str, path: str) -> _File:
-  """The words' lines of `task.KEY`, each with its columns."""
+def read(key: str, path: str) -> _File:
+  """The words' lines of the file that `key` names, each with its columns."""
   valid = (
     'the path of a .conllu file, or of one with a word and its label a line'
   )
   if not path:
-    raise errors.ConfigError(f'task.{key}: missing; must be {valid}')
+    raise errors.ConfigError(f'{key}: missing; must be {valid}')
   try:
     content = pathlib.Path(path).expanduser().read_bytes()
   except OSError as error:
     raise errors.ConfigError(
-      f'task.{key}={path!r}: must be {valid} ({error.strerror})'
+      f'{key}={path!r}: must be {valid} ({error.strerror})'
     ) from error
   try:
     text = content.decode().removeprefix(_BOM)

@@ -1,0 +1,120 @@
+r"""Shows which tokens a pretraining run drops, on one HTML page.
+
+    python -m td_flax.tools.token_report --workdir=runs/mine --output=report
+    python -m td_flax.tools.token_report --workdir=runs/mine --output=report \
+        --conllu=en_ewt-ud-dev.conllu
+
+Writes index.html, which holds everything, report.json and, with the extra
+`plot`, the plots as PNG: the importance table (extremes, distribution, drift
+over training), the share of tokens kept by frequency, by position and, for a
+CoNLL-U file, by word class, and sentences with what is kept and dropped of
+them. The tokens are those of the run's held-out rows, of --text or of --conllu.
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags as absl_flags
+
+from td_flax import errors, flags
+
+
+def define_flags() -> None:
+  """The flags of this command."""
+  absl_flags.DEFINE_string('workdir', '', 'The run.')
+  absl_flags.DEFINE_string(
+    'step', 'latest', 'latest, best (held-out loss) or a number.'
+  )
+  absl_flags.DEFINE_string('text', '', 'Text in the form of data.files.')
+  absl_flags.DEFINE_string('text_field', 'text', 'Of its JSON lines.')
+  absl_flags.DEFINE_string('conllu', '', 'A CoNLL-U file, for word classes.')
+  absl_flags.DEFINE_integer(
+    'num_rows', 64, 'Rows that are looked at, from the first.', 1
+  )
+  absl_flags.DEFINE_string('output', '', "The report's folder.")
+
+
+def main() -> None:
+  """Does what the flags say.
+
+  Raises:
+    errors.UserError: the flags, the run or the text cannot be used.
+  """
+  values = absl_flags.FLAGS
+  for name in ('workdir', 'output'):
+    if not values[name].value:
+      raise errors.ConfigError(f'--{name}: missing')
+  if values.text and values.conllu:
+    raise errors.ConfigError('--conllu: must be empty where --text is given')
+  import numpy as np
+
+  from td_flax import checkpoint, pretrained
+  from td_flax.data import dataset
+  from td_flax.dropping import policies
+  from td_flax.insight import kept as kept_lib
+  from td_flax.insight import page, table, words
+  from td_flax.tasks import heldout
+
+  where = f'--workdir={values.workdir!r}'
+  found = pretrained.find(values.workdir, '--workdir', values.step)
+  if not isinstance(found, pretrained.OfRun) or found.config.task.name:
+    raise errors.ConfigError(f'{where}: must be the workdir of a pretraining')
+  config = kept_lib.dropping(found.config, where)
+  packed = dataset.load(
+    pathlib.Path(found.config.data.dir or found.workdir.data)
+  )
+  tokenizer, length = found.tokenizer, config.data.sequence_length
+  classes = None
+  if values.conllu:
+    classes = words.read(values.conllu, tokenizer, length)
+    rows = classes.rows
+  elif values.text:
+    rows = heldout.rows_of(values.text, values.text_field, tokenizer, length)
+  else:
+    rows = packed.eval[np.arange(min(values.num_rows, len(packed.eval)))]
+  rows = rows[: values.num_rows]
+  kept = kept_lib.of_rows(found, config, rows)
+  content: dict[str, Any] = {
+    'workdir': values.workdir,
+    'step': found.step,
+    'policy': config.drop.policy,
+    'about': (
+      f'Step {found.step:,}, drop.policy={config.drop.policy}, '
+      f'{config.num_kept} of {length} tokens in layers '
+      f'{config.drop.first_layer} to {config.drop.last_layer} of '
+      f'{config.model.num_layers}; {len(rows)} rows of '
+      f'{values.conllu or values.text or "the held-out text"}.'
+    ),
+    'extremes': {},
+    'histogram': {},
+    'drift': table.drift(found.workdir.metrics_jsonl),
+    'frequency': kept_lib.by_frequency(kept, packed.unigram_counts),
+    'position': kept_lib.by_position(kept),
+  }
+  if classes:
+    content['classes'] = kept_lib.by_group(
+      kept, classes.classes[: len(rows)], classes.names
+    )
+  importance = None
+  policy = policies.load(config.drop.policy)(
+    config, tokenizer.vocab_size, tokenizer.special
+  )
+  if policy.has_table:
+    path = found.workdir.checkpoints / str(found.step)
+    importance = checkpoint.load_importance(path)
+    known = policy.known(importance, packed.unigram_counts)
+    content['extremes'] = table.extremes(
+      importance, known, packed.unigram_counts, tokenizer
+    )
+    content['histogram'] = table.histogram(importance, known)
+  page.write(
+    pathlib.Path(values.output),
+    content,
+    page.sentences(kept, tokenizer, importance),
+  )
+  print(f'wrote {pathlib.Path(values.output) / "index.html"}')
+
+
+if __name__ == '__main__':
+  define_flags()
+  flags.run(main)

@@ -1,0 +1,123 @@
+"""The command on a run, and its mistakes."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from td_flax import config as config_lib
+from td_flax import train
+from td_flax.insight import page
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'td_flax.tools.token_report', *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A finished run on text whose frequent words are easy."""
+  path = tmp_path_factory.mktemp('run')
+  rng = random.Random(0)
+  words = [''.join(rng.choices('abcdefghijklmnop', k=5)) for _ in range(150)]
+  texts = [
+    ' '.join(rng.choice(['the', 'of', rng.choice(words)]) for _ in range(40))
+    for _ in range(80)
+  ]
+  (path / 'corpus.txt').write_text('\n\n'.join(texts))
+  raw = config_lib.default()
+  raw.data.files = str(path / 'corpus.txt')
+  raw.data.sequence_length = 32
+  raw.data.vocab_size = 340
+  raw.data.eval_fraction = 0.2
+  raw.model.update(
+    num_layers=3, hidden_dim=16, num_heads=2, mlp_dim=32, max_positions=32
+  )
+  raw.drop.update(policy='cumulative_loss', first_layer=1, last_layer=1)
+  raw.train.update(num_steps=20, batch_size=8)
+  raw.eval.every = 20
+  raw.log.every = 5
+  raw.log.tensorboard = False
+  train.train(config_lib.load(raw), path / 'run')
+  return path / 'run'
+
+
+def test_a_run_becomes_a_page(workdir, tmp_path):
+  done = run(f'--workdir={workdir}', f'--output={tmp_path}', '--num_rows=20')
+  assert done.returncode == 0, done.stderr
+  content = json.loads((tmp_path / 'report.json').read_text())
+  assert content['policy'] == 'cumulative_loss'
+  assert content['step'] == 20
+  # Half of the tokens go on: pins and predictions take some of the room.
+  tokens = sum(x['tokens'] for x in content['position'])
+  kept = sum(x['tokens'] * x['share'] for x in content['position'])
+  assert 0 < kept < tokens / 2
+  assert tokens == sum(x['tokens'] for x in content['frequency'])
+  assert content['drift']['step'] == [5, 10, 15, 20]
+  least, most = (
+    [x['importance'] for x in content['extremes'][name]]
+    for name in ('least', 'most')
+  )
+  assert least == sorted(least)
+  assert most == sorted(most, reverse=True)
+  html = (tmp_path / 'index.html').read_text()
+  assert 'http' not in html  # it needs nothing else
+  assert html.count('<p class="row">') == page._SAMPLES
+  assert 'title="importance ' in html
+
+
+def test_plots_are_in_the_page(workdir, tmp_path):
+  pytest.importorskip('matplotlib', reason='needs the extra `plot`')
+  done = run(f'--workdir={workdir}', f'--output={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  html = (tmp_path / 'index.html').read_text()
+  for name in ('importance', 'drift', 'shares'):
+    png = (tmp_path / f'{name}.png').read_bytes()
+    assert png.startswith(b'\x89PNG')
+    assert f'<img alt="{name}"' in html
+
+
+def test_text_of_ones_own_is_escaped(workdir, tmp_path):
+  text = tmp_path / 'mine.txt'
+  text.write_text('the <b>the</b> of & the a b c')
+  output = tmp_path / 'report'
+  done = run(f'--workdir={workdir}', f'--text={text}', f'--output={output}')
+  assert done.returncode == 0, done.stderr
+  assert '<b>' not in (output / 'index.html').read_text()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--output={tmp}/x'], '--workdir: missing'),
+    (['--workdir={run}'], '--output: missing'),
+    (['--workdir={tmp}/no', '--output={tmp}/x'], 'does not exist'),
+    (
+      ['--workdir={run}', '--output={tmp}/x', '--text={tmp}/no.txt'],
+      '--text: no file matches',
+    ),
+    (
+      ['--workdir={run}', '--output={tmp}/x', '--conllu={tmp}/no.txt'],
+      'must end in .conllu',
+    ),
+    (
+      ['--workdir={run}', '--output={tmp}/x', '--text=a', '--conllu=b'],
+      '--conllu: must be empty where --text is given',
+    ),
+  ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+  workdir, tmp_path, arguments, message
+):
+  done = run(*(x.format(tmp=tmp_path, run=workdir) for x in arguments))
+  assert done.returncode in (1, 2)
+  assert message in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
+  assert not (tmp_path / 'x').exists()
