@@ -234,6 +234,8 @@ def _glue_of_tfds(config: Config, spec: glue.Glue) -> dict[str, list[_Example]]:
       tables.Row(f'{dataset}@{there}: example {i}', x)
       for i, x in enumerate(values)
     ]
+    # TFDS shuffles; a submission is in the order of GLUE's own file.
+    rows.sort(key=lambda row: row.values['idx'])
     label = None if name in spec.test else 'label'
     splits[name] = _examples(rows, spec.tfds_texts, label)
   return splits

@@ -168,6 +168,30 @@ def test_numbers_of_tfds_are_the_labels(
   assert task.test['test_matched'].labels.tolist() == [[-1]]
 
 
+def test_submissions_follow_the_file_that_tfds_shuffled(
+  monkeypatch, make_config, tokenizer
+):
+  texts = 'the', 'class', 'object'
+
+  def read_tfds(spec, split, tfds_dir, key):
+    rows = [
+      {'sentence': text, 'label': i % 2, 'idx': i}
+      for i, text in enumerate(texts)
+    ]
+    return [rows[i] for i in (2, 0, 1)]
+
+  monkeypatch.setattr(tables, 'read_tfds', read_tfds)
+  config = make_config()
+  config = dataclasses.replace(
+    config, task=dataclasses.replace(config.task, name='cola')
+  )
+  task = sentences.Sentences(config, tokenizer)
+  for row, ids in zip(
+    task.test['test'].ids, tokenizer.encode_batch(texts), strict=True
+  ):
+    assert row[1 : 1 + len(ids)].tolist() == ids.tolist()
+
+
 def test_own_files_have_own_columns_and_labels(make, tmp_path):
   for name in ('train', 'dev'):
     (tmp_path / f'{name}.csv').write_text(
