@@ -90,8 +90,16 @@ def holding(
 
 
 class Program(Protocol):
-  """A train step, and the matmul FLOPs it takes on one row."""
+  """A train step.
 
+  Attributes:
+    config: what it was made of.
+    batch: shapes and dtypes of what it takes.
+    row_flops: the matmul FLOPs it takes on one row.
+  """
+
+  config: Config
+  batch: Any
   row_flops: int
 
   def train(
@@ -190,12 +198,8 @@ class _Run:
     self.memory: dict[str, float] = {}
     self.resumed_from: int | None = None
     self.state = self._restored() or self._fresh()
-    rows = config.train.batch_size
     chip = chips.chip_of(engine.devices[0].device_kind)
-    self.speed = Speed(
-      tokens_per_step=rows * config.data.sequence_length,
-      peak_flops=chip and chip.peak_flops * engine.num_devices,
-    )
+    self.speed = Speed(peak_flops=chip and chip.peak_flops * engine.num_devices)
     self.writer = None
     if jax.process_index() == 0:
       self.writer = metrics.Writer(
@@ -251,9 +255,7 @@ class _Run:
     programs = self.experiment.programs(start)
     with self.speed.compiling():  # all of them: a switch waits for nothing
       train_steps = {
-        name: engine.compile_train(
-          program.train, self.state, self.experiment.learner.batch
-        )
+        name: engine.compile_train(program.train, self.state, program.batch)
         for name, program in programs.items()
       }
     pipeline = self.experiment.pipeline
@@ -269,7 +271,10 @@ class _Run:
           self.state, feed.batch(done - 1)
         )
         self.window.add(measured)
-        self.speed.add_step(config.train.batch_size * programs[name].row_flops)
+        count, program = config.train.batch_size, programs[name]
+        self.speed.add_step(
+          count * program.config.data.sequence_length, count * program.row_flops
+        )
         is_last = done == num_steps
         must_stop = stop.requested(done) and not is_last
         logs = is_last or done % config.log.every == 0

@@ -11,7 +11,6 @@ class Speed:
   """A clock that runs while the loop trains, and the steps it saw.
 
   Args:
-    tokens_per_step: over all devices and processes, [PAD] included.
     peak_flops: what all devices could do in a second, in bfloat16 whatever
       the model computes in; None where nobody knows.
 
@@ -27,16 +26,14 @@ class Speed:
   def __init__(
     self,
     *,
-    tokens_per_step: int,
     peak_flops: float | None,
   ):
-    self._tokens_per_step = tokens_per_step
     self._peak_flops = peak_flops
     self._since: float | None = None
     self._seconds = 0.0
-    self._steps = 0
+    self._tokens = 0
     self._flops = 0
-    self._window = (0, 0, 0.0)  # steps, FLOPs, seconds at the latest `row`
+    self._window = (0, 0, 0.0)  # tokens, FLOPs, seconds at the latest `row`
     self._untold: dict[str, float] = {}  # of compiling, since then
     self.compile_seconds = 0.0
     self.compile_cached = False
@@ -77,9 +74,9 @@ class Speed:
     yield
     self.start()
 
-  def add_step(self, flops: int) -> None:
-    """Counts a step and its matmul FLOPs over all devices."""
-    self._steps += 1
+  def add_step(self, tokens: int, flops: int) -> None:
+    """Counts a step: its tokens, [PAD] included, and FLOPs on all devices."""
+    self._tokens += tokens
     self._flops += flops
 
   def row(self, waited: float) -> dict[str, float]:
@@ -95,10 +92,13 @@ class Speed:
       `throughput/eval_compile_seconds`.
     """
     self.data_seconds += waited
-    steps, flops, seconds = self._window
-    self._window = (self._steps, self._flops, self._seconds)
+    tokens, flops, seconds = self._window
+    self._window = (self._tokens, self._flops, self._seconds)
     figures = self._figures(
-      self._steps - steps, self._flops - flops, self._seconds - seconds, waited
+      self._tokens - tokens,
+      self._flops - flops,
+      self._seconds - seconds,
+      waited,
     )
     row = {f'throughput/{name}': x for name, x in figures.items()}
     row |= self._untold
@@ -107,12 +107,12 @@ class Speed:
 
   def total(self) -> dict[str, float] | None:
     """The figures of all steps seen, None where there were none."""
-    if not self._steps:
+    if not self._tokens:
       return None
     return {
       'train_seconds': self._seconds,
       **self._figures(
-        self._steps, self._flops, self._seconds, self.data_seconds
+        self._tokens, self._flops, self._seconds, self.data_seconds
       ),
       'compile_seconds': self.compile_seconds,
       'compile_cached': self.compile_cached,
@@ -120,11 +120,11 @@ class Speed:
     }
 
   def _figures(
-    self, steps: int, flops: int, seconds: float, waited: float
+    self, tokens: int, flops: int, seconds: float, waited: float
   ) -> dict[str, float]:
     flops_per_second = flops / seconds
     figures = {
-      'tokens_per_second': steps * self._tokens_per_step / seconds,
+      'tokens_per_second': tokens / seconds,
       'model_flops_per_second': flops_per_second,
     }
     if self._peak_flops is not None:

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import socket
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -32,13 +34,21 @@ def tokenizer():
 
 
 @pytest.fixture
-def pretrained(tmp_path, make_config, save_run, tokenizer):
-  """A workdir with a checkpoint."""
-  config = make_config()
-  net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
-  params = jax.device_get(nnx.split(net)[1])
-  made = save_run(tmp_path / 'pretrained', config, tokenizer, params)
-  return made.path
+def pretrain(tmp_path, make_config, save_run, tokenizer):
+  """Makes a workdir with a checkpoint."""
+
+  def make(**changes):
+    config = make_config(**changes)
+    net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
+    params = jax.device_get(nnx.split(net)[1])
+    return save_run(tmp_path / 'pretrained', config, tokenizer, params).path
+
+  return make
+
+
+@pytest.fixture
+def pretrained(pretrain):
+  return pretrain()
 
 
 def test_glue_from_a_checkpoint_to_a_submission(tmp_path, pretrained):
@@ -85,6 +95,82 @@ def test_glue_from_a_checkpoint_to_a_submission(tmp_path, pretrained):
   assert scratch.returncode == 0, scratch.stderr
   results = json.loads((tmp_path / 'scratch' / 'results.json').read_text())
   assert results['model'] == 'random weights'
+
+
+def run_two_processes(*arguments):
+  """Four devices each; the output of both when they have ended."""
+  with socket.socket() as server:
+    server.bind(('127.0.0.1', 0))
+    port = server.getsockname()[1]
+  command = [
+    'env', 'XLA_FLAGS=--xla_force_host_platform_device_count=4',
+    sys.executable, '-m', 'td_flax.finetune', *arguments,
+    f'--coordinator=localhost:{port}', '--num_processes=2',
+  ]  # fmt: skip
+  processes = [
+    subprocess.Popen(
+      [*command, f'--process_id={index}'],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      cwd=ROOT,
+    )
+    for index in range(2)
+  ]
+  # SIGKILL: jax.distributed swallows SIGTERM.
+  killer = threading.Timer(500, lambda: [x.kill() for x in processes])
+  killer.start()
+  try:
+    outputs = [process.communicate()[0] for process in processes]
+  finally:
+    killer.cancel()
+    for process in processes:
+      process.kill()
+      process.wait()
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  return outputs
+
+
+def test_two_processes_learn_what_one_does(tmp_path, pretrain):
+  model = pretrain(data__sequence_length=64, model__max_positions=64)
+  # Batches of both lengths: one row in eight is long.
+  rows = [text * (5 if i % 8 == 7 else 1) for i, text in enumerate(TEXTS[:32])]
+  lines = ''.join(f'{text}\t{i % 2}\n' for i, text in enumerate(rows))
+  (tmp_path / 'rows.tsv').write_text(f'text\tlabel\n{lines}')
+  arguments = (
+    '--config=configs/own_task.py:classify',
+    f'--checkpoint={model}',
+    f'--config.task.train={tmp_path / "rows.tsv"}',
+    f'--config.task.dev={tmp_path / "rows.tsv"}',
+    '--config.data.sequence_length=64',
+    '--config.task.epochs=1',
+    '--config.task.seeds=2',
+    '--config.optimizer.learning_rate=1e-3',
+    '--config.train.batch_size=8',
+    '--config.log.every=1',
+  )
+  done = run(*arguments, f'--workdir={tmp_path / "one"}')
+  assert done.returncode == 0, done.stderr
+  outputs = run_two_processes(*arguments, f'--workdir={tmp_path / "two"}')
+  assert all('| runs | 2 |' in output for output in outputs)
+  for seed in ('seed0', 'seed1'):
+    one, two = (
+      tmp_path / name / 'runs' / seed / 'metrics.jsonl'
+      for name in ('one', 'two')
+    )
+    pairs = zip(
+      map(json.loads, one.read_text().splitlines()),
+      map(json.loads, two.read_text().splitlines()),
+      strict=True,
+    )
+    for row, reference in pairs:
+      for name in ('step', 'train/loss', 'eval/loss', 'eval/accuracy'):
+        assert row.get(name) == pytest.approx(reference.get(name), abs=1e-5)
+  written = [
+    (tmp_path / name / 'predictions' / 'dev.tsv').read_text()
+    for name in ('one', 'two')
+  ]
+  assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(

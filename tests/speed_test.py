@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 
 def make_speed(peak_flops=None):
-  return module.Speed(tokens_per_step=50, peak_flops=peak_flops)
+  return module.Speed(peak_flops=peak_flops)
 
 
 def test_tokens_are_counted_over_training_time_alone(clock):
@@ -29,7 +29,7 @@ def test_tokens_are_counted_over_training_time_alone(clock):
   speed.start()
   for _ in range(4):
     clock.pass_by(1)
-    speed.add_step(1000)
+    speed.add_step(50, 1000)
   with speed.paused():
     clock.pass_by(1000)  # evaluating, saving
     row = speed.row(waited=0.4)
@@ -37,7 +37,7 @@ def test_tokens_are_counted_over_training_time_alone(clock):
   assert row['throughput/data_wait_share'] == pytest.approx(0.1)
   for _ in range(2):
     clock.pass_by(2)
-    speed.add_step(1000)
+    speed.add_step(50, 1000)
   with speed.paused():
     row = speed.row(waited=0.0)
   assert row['throughput/tokens_per_second'] == pytest.approx(25)
@@ -59,7 +59,7 @@ def test_flops_are_shares_of_a_peak_only_where_one_is_known(clock, peak):
   speed.start()
   for seconds in (1, 3):
     clock.pass_by(seconds)
-    speed.add_step(1000)
+    speed.add_step(50, 1000)
   with speed.paused():
     row = speed.row(waited=0.0)
   total = speed.total()
@@ -74,7 +74,7 @@ def test_steps_may_differ_in_their_flops(clock):
   speed.start()
   for flops in (1000, 3000):
     clock.pass_by(2)
-    speed.add_step(flops)
+    speed.add_step(50, flops)
   with speed.paused():
     assert speed.row(waited=0.0)['throughput/model_flops_per_second'] == 1000
 
@@ -86,7 +86,7 @@ def test_compiling_is_told_in_the_next_row_and_in_the_total(clock):
 
   def next_row():
     clock.pass_by(1)
-    speed.add_step(1000)
+    speed.add_step(50, 1000)
     with speed.paused():
       return set(speed.row(waited=0.0)) & set(names)
 
@@ -117,6 +117,6 @@ def test_a_train_step_from_the_cache_is_said_to_be(clock, found):
       jax.monitoring.record_event('/jax/compilation_cache/cache_hits')
   speed.start()
   clock.pass_by(1)
-  speed.add_step(1000)
+  speed.add_step(50, 1000)
   with speed.paused():
     assert speed.total()['compile_cached'] == found

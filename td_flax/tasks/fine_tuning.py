@@ -10,14 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from td_flax import artifacts, checkpoint, loop, parallel, pretrained
 from td_flax import config as config_lib
 from td_flax.config import Config
-from td_flax.data.pipeline import Pipeline
 from td_flax.learner import TrainState
 from td_flax.model import task_model
+from td_flax.tasks import lengths
 from td_flax.tasks.learner import TaskLearner
 from td_flax.tasks.predictor import Predictor
 from td_flax.tasks.task import FIRST, Encoded, Task
@@ -92,7 +92,8 @@ def run(
   if workdir.summary_json.exists():
     return json.loads(workdir.summary_json.read_bytes())
   plan = task_model.plan(config.model, task.output)
-  loop.report_attention(config, engine, [plan])
+  for length in lengths.choices(config):
+    loop.report_attention(_as_long(config, length), engine, [plan])
   with loop.holding(workdir, config, fingerprints, found.tokenizer):
     tuning = _FineTuning(config, task, found, engine)
     done = loop.run(config, workdir, engine, tuning)
@@ -126,20 +127,8 @@ def run(
   return content
 
 
-class _Rows:
-  """Training examples, as a pipeline reads them."""
-
-  weights = (None,)
-
-  def __init__(self, examples: Encoded):
-    self._examples = examples
-    self.ranges = (range(len(self)),)
-
-  def __len__(self) -> int:
-    return len(self._examples.ids)
-
-  def __getitem__(self, indices: Int[np.ndarray, ' B']) -> Encoded:
-    return Encoded(*(array[indices] for array in self._examples))
+def _as_long(config: Config, length: int) -> Config:
+  return config_lib.with_changes(config, {'data.sequence_length': length})
 
 
 class _FineTuning:
@@ -152,31 +141,35 @@ class _FineTuning:
     found: pretrained.Pretrained,
     engine: parallel.Engine,
   ):
-    tokenizer = found.tokenizer
-    self.learner = TaskLearner(
-      config, task.output, tokenizer.vocab_size, tokenizer.special, engine
-    )
-    # Nothing is dropped; orbax saves no empty array.
-    self.table = np.zeros(1, np.float32)
-    self.pipeline = Pipeline(
-      _Rows(task.train),
-      seed=config.train.seed,
-      batch_size=config.train.batch_size,
-    )
     self._config = config
     self._task = task
     self._found = found
+    self._engine = engine
+    self.learner = self._learner(config.data.sequence_length)
+    # Nothing is dropped; orbax saves no empty array.
+    self.table = np.zeros(1, np.float32)
+    self.pipeline = lengths.Batches(task, config, found.tokenizer.special.pad)
     self._predict = Predictor(self.learner, engine)
 
-  def programs(self, start: int) -> dict[str, TaskLearner]:
-    """One for all steps."""
-    del start
-    return {'task': self.learner}
+  def _learner(self, length: int) -> TaskLearner:
+    """The task's, for rows of this length."""
+    tokenizer = self._found.tokenizer
+    return TaskLearner(
+      _as_long(self._config, length),
+      self._task.output,
+      tokenizer.vocab_size,
+      tokenizer.special,
+      self._engine,
+    )
 
-  def program_at(self, step: int) -> str:
-    """The one."""
-    del step
-    return 'task'
+  def programs(self, start: int) -> dict[int, TaskLearner]:
+    """One for each length of a batch."""
+    found = dict.fromkeys(self.pipeline.lengths[start:].tolist())
+    return {length: self._learner(length) for length in found}
+
+  def program_at(self, step: int) -> int:
+    """The length of the step's batch."""
+    return int(self.pipeline.lengths[step])
 
   def initial(self, params: Any) -> Any:
     """The pretrained parameters; what is new starts at random."""

@@ -37,7 +37,7 @@ class Glue:
   range: tuple[float, float] | None = None
 
 
-DIAGNOSTIC = 'diagnostic'  # its own folder, and in TFDS its own dataset
+DIAGNOSTIC = 'diagnostic'  # its own folder; in TFDS `glue/ax`
 _PAIR = 'sentence1', 'sentence2'
 _BINARY = '0', '1'
 _ENTAILMENT = 'entailment', 'not_entailment'

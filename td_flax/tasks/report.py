@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from td_flax import artifacts, progress
 
@@ -25,8 +25,7 @@ def write(folder: pathlib.Path, results: Results, about: dict[str, Any]) -> str:
   artifacts.write_atomically(folder / 'report.json', content.encode())
   text = _markdown(results)
   artifacts.write_atomically(folder / 'report.md', text.encode())
-  if any('blimp' in suites for suites in results.values()):
-    _plot(folder / 'report.png', results)
+  _plot(folder / 'report.png', _panels(results))
   return text
 
 
@@ -94,7 +93,51 @@ def _line(name: str, accuracies: list[float]) -> str:
   return f'| {name} | {cells} |'
 
 
-def _plot(path: pathlib.Path, results: Results) -> None:
+class _Panel(NamedTuple):
+  """Bars of several models.
+
+  Attributes:
+    title: what they show, in %.
+    bars: by model and name.
+    deviations: of the bars, where there are any.
+    chance: what guessing gets; None where there is no such number.
+  """
+
+  title: str
+  bars: dict[str, dict[str, float]]
+  deviations: dict[str, dict[str, float]]
+  chance: float | None
+
+
+def _panels(results: Results) -> list[_Panel]:
+  """A panel for each suite that has more than one figure."""
+  panels = []
+  if all('blimp' in suites for suites in results.values()):
+    bars = {
+      model: {'overall': suites['blimp']['overall'], **suites['blimp']['terms']}
+      for model, suites in results.items()
+    }
+    panels.append(_Panel('BLiMP accuracy, % (dashed: chance)', bars, {}, 50))
+  if all('glue' in suites for suites in results.values()):
+    bars, deviations = {}, {}
+    for model, suites in results.items():
+      tasks = suites['glue']['tasks']
+      names = {task: f'{task} ({x["metric"]})' for task, x in tasks.items()}
+      bars[model] = {'average': suites['glue']['average']} | {
+        names[task]: x['mean'] for task, x in tasks.items()
+      }
+      deviations[model] = {
+        names[task]: x['deviation'] or 0.0 for task, x in tasks.items()
+      }
+    panels.append(
+      _Panel('GLUE, dev, x 100 (lines: deviation)', bars, deviations, None)
+    )
+  return panels
+
+
+def _plot(path: pathlib.Path, panels: list[_Panel]) -> None:
+  if not panels:
+    return
   try:
     import matplotlib as mpl
   except ImportError:
@@ -106,20 +149,30 @@ def _plot(path: pathlib.Path, results: Results) -> None:
   mpl.use('Agg')
   from matplotlib import pyplot
 
-  figures = {name: suites['blimp'] for name, suites in results.items()}
-  terms = list(next(iter(figures.values()))['terms'])
-  labels = ['overall', *terms][::-1]
-  height = 0.8 / len(figures)
-  figure, axes = pyplot.subplots(figsize=(7, 1.5 + 0.35 * len(labels)))
-  for i, (name, x) in enumerate(figures.items()):
-    values = [100 * x['terms'].get(label, x['overall']) for label in labels]
-    places = [at + 0.4 - height * (i + 0.5) for at in range(len(labels))]
-    axes.barh(places, values, height, label=name)
-  axes.axvline(50, color='black', linewidth=0.8, linestyle='--')
-  axes.set_yticks(range(len(labels)), [x.replace('_', ' ') for x in labels])
-  axes.set_xlim(0, 100)
-  axes.set_xlabel('BLiMP accuracy, % (dashed: chance)')
-  axes.legend(loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
+  labels = [list(next(iter(x.bars.values())))[::-1] for x in panels]
+  figure, columns = pyplot.subplots(
+    ncols=len(panels),
+    figsize=(7 * len(panels), 1.5 + 0.35 * max(map(len, labels))),
+    squeeze=False,
+  )
+  for axes, panel, names in zip(columns[0], panels, labels, strict=True):
+    height = 0.8 / len(panel.bars)
+    for i, (model, bars) in enumerate(panel.bars.items()):
+      places = [at + 0.4 - height * (i + 0.5) for at in range(len(names))]
+      deviations = panel.deviations.get(model, {})
+      axes.barh(
+        places,
+        [100 * bars[name] for name in names],
+        height,
+        xerr=[100 * deviations.get(name, 0.0) for name in names],
+        label=model,
+      )
+    if panel.chance is not None:
+      axes.axvline(panel.chance, color='black', linewidth=0.8, linestyle='--')
+    axes.set_yticks(range(len(names)), [x.replace('_', ' ') for x in names])
+    axes.set_xlim(right=100)
+    axes.set_xlabel(panel.title)
+  columns[0][0].legend(loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
   figure.tight_layout()
   figure.savefig(path, dpi=120)
   pyplot.close(figure)

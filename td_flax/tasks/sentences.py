@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from td_flax import errors, progress
 from td_flax.config import Config
+from td_flax.data import tfds_source
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.tasks import glue, glue_score, tables
 from td_flax.tasks.task import (
@@ -220,13 +221,15 @@ def _glue(config: Config) -> dict[str, list[_Example]]:
 
 
 def _glue_of_tfds(config: Config, spec: glue.Glue) -> dict[str, list[_Example]]:
-  dataset = f'glue/{config.task.name}'
   names = ['train', *spec.dev, *spec.test]
   splits = {}
   for name in names:
-    if name == glue.DIAGNOSTIC:
-      continue
+    dataset = f'glue/{config.task.name}'
     there = name.replace('dev', 'validation')
+    if name == glue.DIAGNOSTIC:
+      dataset, there = 'glue/ax', 'test'
+      if not _is_prepared(dataset, config.data.tfds_dir):
+        continue
     values = tables.read_tfds(
       dataset, there, config.data.tfds_dir, 'data.tfds_dir'
     )
@@ -234,9 +237,23 @@ def _glue_of_tfds(config: Config, spec: glue.Glue) -> dict[str, list[_Example]]:
       tables.Row(f'{dataset}@{there}: example {i}', x)
       for i, x in enumerate(values)
     ]
+    # TFDS shuffles; a submission is in the order of GLUE's own file.
+    rows.sort(key=lambda row: row.values['idx'])
     label = None if name in spec.test else 'label'
     splits[name] = _examples(rows, spec.tfds_texts, label)
   return splits
+
+
+def _is_prepared(dataset: str, tfds_dir: str) -> bool:
+  """Whether a dataset that may be missing is there; says if it is not."""
+  name = tfds_source.parse_name(dataset, 'data.tfds_dir')
+  is_there = tfds_source.newest(name.folder(tfds_dir), None) is not None
+  if not is_there:
+    progress.write_line(
+      f'{dataset}: is not there and not predicted; generate it with '
+      f'`{name.command(tfds_dir)}`'
+    )
+  return is_there
 
 
 def _own(config: Config) -> dict[str, list[_Example]]:

@@ -143,8 +143,9 @@ def test_a_task_without_test_files_predicts_none(make, tmp_path):
   assert make('rte').test == {}
 
 
+@pytest.mark.parametrize('has_diagnostic', [True, False])
 def test_numbers_of_tfds_are_the_labels(
-  make, monkeypatch, make_config, tokenizer
+  has_diagnostic, monkeypatch, tmp_path, make_config, tokenizer, capsys
 ):
   asked = []
 
@@ -154,18 +155,52 @@ def test_numbers_of_tfds_are_the_labels(
     return [{'premise': 'one', 'hypothesis': 'two', 'label': label, 'idx': 0}]
 
   monkeypatch.setattr(tables, 'read_tfds', read_tfds)
-  config = make_config()
+  if has_diagnostic:
+    (tmp_path / 'glue' / 'ax' / '2.0.0').mkdir(parents=True)
+  config = make_config(data__tfds_dir=str(tmp_path))
   config = dataclasses.replace(
     config, task=dataclasses.replace(config.task, name='mnli')
   )
   task = sentences.Sentences(config, tokenizer)
-  assert {spec for spec, _ in asked} == {'glue/mnli'}
-  assert [split for _, split in asked] == [
-    *('train', 'validation_matched', 'validation_mismatched'),
-    *('test_matched', 'test_mismatched'),
+  assert asked == [
+    ('glue/mnli', 'train'),
+    ('glue/mnli', 'validation_matched'),
+    ('glue/mnli', 'validation_mismatched'),
+    ('glue/mnli', 'test_matched'),
+    ('glue/mnli', 'test_mismatched'),
+    *([('glue/ax', 'test')] if has_diagnostic else []),
   ]
   assert task.train.labels.tolist() == [[2]]
   assert task.test['test_matched'].labels.tolist() == [[-1]]
+  told = capsys.readouterr().err
+  if has_diagnostic:
+    assert list(task.predictions('diagnostic', peaks(task, [0]))) == ['AX.tsv']
+  else:
+    assert f'--tfds=glue/ax --tfds_dir={tmp_path}`' in told
+
+
+def test_submissions_follow_the_file_that_tfds_shuffled(
+  monkeypatch, make_config, tokenizer
+):
+  texts = 'the', 'class', 'object'
+
+  def read_tfds(spec, split, tfds_dir, key):
+    rows = [
+      {'sentence': text, 'label': i % 2, 'idx': i}
+      for i, text in enumerate(texts)
+    ]
+    return [rows[i] for i in (2, 0, 1)]
+
+  monkeypatch.setattr(tables, 'read_tfds', read_tfds)
+  config = make_config()
+  config = dataclasses.replace(
+    config, task=dataclasses.replace(config.task, name='cola')
+  )
+  task = sentences.Sentences(config, tokenizer)
+  for row, ids in zip(
+    task.test['test'].ids, tokenizer.encode_batch(texts), strict=True
+  ):
+    assert row[1 : 1 + len(ids)].tolist() == ids.tolist()
 
 
 def test_own_files_have_own_columns_and_labels(make, tmp_path):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from td_flax import errors, leaves, loop, parallel, preemption, pretrained
 from td_flax.config import ParallelConfig
-from td_flax.tasks import fine_tuning, sweep
+from td_flax.tasks import fine_tuning, lengths, sweep
 from td_flax.tasks.sentences import Sentences
 
 POSITIVE, NEGATIVE = 'string', 'number'
@@ -149,9 +149,14 @@ def test_a_sweep_learns_reports_and_is_not_repeated(
 def test_an_interrupted_run_goes_on_bit_for_bit(
   setup, engine, tmp_path, monkeypatch
 ):
+  monkeypatch.setattr(lengths, 'choices', lambda _: (*range(8, 33),))
   config, task, found = setup()
   model = dataclasses.replace(config.model, dropout=0.1)
-  config = dataclasses.replace(config, model=model)
+  train = dataclasses.replace(config.train, batch_size=2)
+  config = dataclasses.replace(config, model=model, train=train)
+  tuned = fine_tuning.for_task(config, task)
+  pad = found.tokenizer.special.pad
+  assert len({*lengths.Batches(task, tuned, pad).lengths[5:]}) > 1
   whole = sweep.run(config, tmp_path / 'whole', task, found, engine)
   cut = tmp_path / 'cut'
   with monkeypatch.context() as patch:

@@ -50,18 +50,34 @@ def test_a_report_shows_models_side_by_side(tmp_path):
   assert saved == {'command': 'x', 'models': RESULTS}
 
 
+def glue(deviation):
+  task = {'metric': 'matthews', 'mean': 0.25, 'deviation': deviation}
+  return {'tasks': {'cola': task}, 'average': 0.25, 'seeds': 3}
+
+
 def test_a_report_is_drawn(tmp_path):
-  pytest.importorskip('matplotlib', reason='needs the extra `plot`')
-  report.write(tmp_path, RESULTS, {})
-  assert (tmp_path / 'report.png').read_bytes().startswith(b'\x89PNG')
+  pyplot = pytest.importorskip(
+    'matplotlib.pyplot', reason='needs the extra `plot`'
+  )
+  both = {
+    name: suites | {'glue': glue(0.1)} for name, suites in RESULTS.items()
+  }
+  of_glue = {name: {'glue': glue(None)} for name in RESULTS}
+  widths = []
+  for name, results in (('a', RESULTS), ('b', both), ('c', of_glue)):
+    report.write(tmp_path / name, results, {})
+    widths.append(pyplot.imread(tmp_path / name / 'report.png').shape[1])
+  assert widths[1] == 2 * widths[0] == 2 * widths[2]
+
+
+def test_held_out_text_alone_is_not_drawn(tmp_path):
+  alone = {'a': {'heldout': RESULTS['plain']['heldout']}}
+  report.write(tmp_path, alone, {})
+  assert not (tmp_path / 'report.png').exists()
 
 
 def test_glue_is_a_table_of_means_and_deviations(tmp_path):
-  def suite(deviation):
-    task = {'metric': 'matthews', 'mean': 0.25, 'deviation': deviation}
-    return {'tasks': {'cola': task}, 'average': 0.25, 'seeds': 3}
-
-  results = {'a': {'glue': suite(0.0123)}, 'b': {'glue': suite(None)}}
+  results = {'a': {'glue': glue(0.0123)}, 'b': {'glue': glue(None)}}
   text = report.write(tmp_path, results, {})
   assert '## GLUE, dev, 3 seeds' in text
   assert '| cola (matthews) | 25.0 ± 1.2 | 25.0 |' in text
