@@ -98,15 +98,14 @@ def test_glue_from_a_checkpoint_to_a_submission(tmp_path, pretrained):
 
 
 def run_two_processes(*arguments):
-  """Four devices each; the output of both when they have ended."""
+  """The output of both when they have ended."""
   with socket.socket() as server:
     server.bind(('127.0.0.1', 0))
     port = server.getsockname()[1]
   command = [
-    'env', 'XLA_FLAGS=--xla_force_host_platform_device_count=4',
-    sys.executable, '-m', 'td_flax.finetune', *arguments,
-    f'--coordinator=localhost:{port}', '--num_processes=2',
-  ]  # fmt: skip
+    *(sys.executable, '-m', 'td_flax.finetune', *arguments),
+    *(f'--coordinator=localhost:{port}', '--num_processes=2'),
+  ]
   processes = [
     subprocess.Popen(
       [*command, f'--process_id={index}'],
@@ -148,6 +147,7 @@ def test_two_processes_learn_what_one_does(tmp_path, pretrain):
     '--config.optimizer.learning_rate=1e-3',
     '--config.train.batch_size=8',
     '--config.log.every=1',
+    '--config.parallel.num_devices=1',  # of each process
   )
   done = run(*arguments, f'--workdir={tmp_path / "one"}')
   assert done.returncode == 0, done.stderr
