@@ -92,7 +92,7 @@ def test_a_step_scores_by_the_first_narrow_layer(
   params = nnx.split(steps._model())[1]
   rows = jnp.asarray(make_rows(8))
   value, gradient = jax.value_and_grad(steps._loss, has_aux=True)(
-    params, jnp.zeros(300), jnp.array(0), rows, jnp.arange(8)
+    params, steps.init(np.zeros(300)), rows, jnp.arange(8)
   )
   assert np.isfinite(value[0])
   for leaf in jax.tree.leaves(gradient):
