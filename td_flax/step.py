@@ -145,12 +145,7 @@ class Steps(Learner):
     ids: Int[Array, 'B N'],
     rows: Int[Array, ' B'],
   ) -> tuple[Float[Array, ''], tuple[Sums, Any]]:
-    ids = ids.astype(jnp.int32)
-    seed = jax.random.wrap_key_data(state.key)
-    keys = masking.row_keys(seed, state.step, rows)
-    batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
-    # Streams of one row: masks use its key; spans and dropout, folds of it.
-    router = self._router(batch, state.importance, _fold(keys, 1))
+    keys, batch, router = self._drawn(state, ids, rows)
     model = nnx.merge(self.graph, params)
     seeds = self._seeds(keys, 2)
     if self.full is None:
@@ -192,13 +187,7 @@ class Steps(Learner):
       The masked rows, and of the layers that drop tokens the share that each
       token passes through.
     """
-    keys = masking.row_keys(
-      jax.random.wrap_key_data(state.key), state.step, rows
-    )
-    batch = self._masked(
-      self.config, ids.astype(jnp.int32), keys, self.policy.all_as_mask
-    )
-    router = self._router(batch, state.importance, _fold(keys, 1))
+    _, batch, router = self._drawn(state, ids, rows)
     passed, layers = jnp.zeros(ids.shape), 0
 
     def recording(span: plans.Span, *entered: Any) -> routing.Route:
@@ -214,6 +203,21 @@ class Steps(Learner):
       batch.ids, batch.segments, plan, recording, None, batch.predicted
     )
     return batch, passed / layers
+
+  def _drawn(
+    self,
+    state: TrainState,
+    ids: Int[Array, 'B N'],
+    rows: Int[Array, ' B'],
+  ) -> tuple[Key[Array, ' B'], masking.MaskedBatch, bert.Router]:
+    """The keys of a step's rows, the rows masked, and what routes them."""
+    seed = jax.random.wrap_key_data(state.key)
+    keys = masking.row_keys(seed, state.step, rows)
+    ids = ids.astype(jnp.int32)
+    batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
+    # Streams of one row: masks use its key; spans and dropout, folds of it.
+    router = self._router(batch, state.importance, _fold(keys, 1))
+    return keys, batch, router
 
   def _masked(
     self,

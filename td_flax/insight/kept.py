@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt16
 
-from td_flax import checkpoint, errors, programs, step
+from td_flax import errors, programs, step
 from td_flax.config import Config
 from td_flax.devices import OneDevice
 from td_flax.dropping import policies
@@ -57,13 +57,17 @@ def dropping(config: Config, where: str) -> Config:
 
 
 def of_rows(
-  found: OfRun, config: Config, rows: UInt16[np.ndarray, 'R N']
+  found: OfRun,
+  config: Config,
+  importance: Float[np.ndarray, ' V'],
+  rows: UInt16[np.ndarray, 'R N'],
 ) -> Kept:
   """What a step from the checkpoint would keep.
 
   Args:
     found: the checkpoint.
     config: of `dropping`.
+    importance: the checkpoint's table.
     rows: packed, of the length that the run trains on.
 
   Raises:
@@ -77,8 +81,7 @@ def of_rows(
   steps = step.Steps(
     config, tokenizer.vocab_size, tokenizer.special, OneDevice()
   )
-  path = found.workdir.checkpoints / str(found.step)
-  state = steps.init(checkpoint.load_importance(path))
+  state = steps.init(importance)
   state = dataclasses.replace(
     state,
     step=jnp.int32(found.step),
@@ -86,8 +89,10 @@ def of_rows(
   )
   kept = jax.jit(steps.kept)
   parts = []
-  padding = np.full((-len(rows) % _ROWS_AT_ONCE, rows.shape[1]), 0, rows.dtype)
-  whole = np.concatenate([rows, padding + tokenizer.special.pad])
+  lacking = -len(rows) % _ROWS_AT_ONCE
+  whole = np.pad(
+    rows, ((0, lacking), (0, 0)), constant_values=tokenizer.special.pad
+  )
   for start in range(0, len(whole), _ROWS_AT_ONCE):
     numbers = start + np.arange(_ROWS_AT_ONCE)
     batch, share = kept(state, whole[numbers], numbers)

@@ -73,7 +73,8 @@ def main() -> None:
   else:
     rows = packed.eval[np.arange(min(values.num_rows, len(packed.eval)))]
   rows = rows[: values.num_rows]
-  kept = kept_lib.of_rows(found, config, rows)
+  importance = checkpoint.load_importance(pathlib.Path(found.source))
+  kept = kept_lib.of_rows(found, config, importance, rows)
   content: dict[str, Any] = {
     'workdir': values.workdir,
     'step': found.step,
@@ -95,13 +96,10 @@ def main() -> None:
     content['classes'] = kept_lib.by_group(
       kept, classes.classes[: len(rows)], classes.names
     )
-  importance = None
   policy = policies.load(config.drop.policy)(
     config, tokenizer.vocab_size, tokenizer.special
   )
   if policy.has_table:
-    path = found.workdir.checkpoints / str(found.step)
-    importance = checkpoint.load_importance(path)
     known = policy.known(importance, packed.unigram_counts)
     content['extremes'] = table.extremes(
       importance, known, packed.unigram_counts, tokenizer
@@ -110,7 +108,7 @@ def main() -> None:
   page.write(
     pathlib.Path(values.output),
     content,
-    page.sentences(kept, tokenizer, importance),
+    page.sentences(kept, tokenizer, importance if policy.has_table else None),
   )
   print(f'wrote {pathlib.Path(values.output) / "index.html"}')
 
