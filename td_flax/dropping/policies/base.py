@@ -77,7 +77,7 @@ class Policy:
       k >= p + 2,
       'drop.keep',
       f'at least P+2={p + 2} tokens of {n} (here k={k}): the {p} predicted '
-      'positions, [CLS] and [SEP] are always kept',
+      'positions, [CLS] and [SEP] must have room',
     )
     require(
       drop.pool == 'none' or drop.clusters <= n - k,
