@@ -1,0 +1,156 @@
+"""Commands, links and error messages in the documentation are real ones."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted(
+  path
+  for pattern in ('*.md', 'docs/**/*.md', 'launch/*.md', 'notebooks/*.md')
+  for path in ROOT.glob(pattern)
+)
+
+# Runs a program up to the point where its command line has been read: flags,
+# and, with --config, the whole config with its overrides, checked.
+_PARSE = """
+import argparse, runpy, sys
+from absl import app
+from td_flax import flags
+
+def parsed(main, flags_parser):
+  flags_parser(sys.argv)
+  if flags.flags.FLAGS['config'].value if 'config' in flags.flags.FLAGS else '':
+    flags.load(flags_parser.keywords['schema'])
+  sys.exit(0)
+
+def arguments(self, *given):
+  real(self, *given)
+  sys.exit(0)
+
+app.run = parsed
+real, argparse.ArgumentParser.parse_args = (
+  argparse.ArgumentParser.parse_args, arguments)
+program, sys.argv = sys.argv[1], sys.argv[1:]
+if program.endswith('.py'):
+  sys.path.insert(0, program.rpartition('/')[0])
+  runpy.run_path(program, run_name='__main__')
+else:
+  runpy.run_module(program, run_name='__main__')
+"""
+
+
+def commands() -> list[str]:
+  """Lines of code blocks that begin with a program, continuations joined."""
+  found = []
+  for page in PAGES:
+    text = page.read_text().replace('\\\n', ' ')
+    for line in re.findall(r'^(?: {4}|```.*\n)(.+)', text, flags=re.MULTILINE):
+      line = line.strip()
+      for part in line.split(' && '):
+        part = re.sub(r'^([A-Z_]+=\S+ +)+', '', part)
+        if re.match(r'(python (-m|benchmarks)|pip install|launch/) ?\S', part):
+          found.append(' '.join(part.split()))
+  return sorted(set(found))
+
+
+def programs() -> list[str]:
+  return [
+    command
+    for command in commands()
+    if re.match(r'python (-m td_flax|benchmarks)', command)
+  ]
+
+
+def test_the_pages_are_found() -> None:
+  assert len(programs()) >= 25
+  assert any('td_flax.tools.compare' in command for command in programs())
+
+
+@pytest.fixture(scope='module')
+def somewhere(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A folder like a clone, with the models that the pages call DIR, MINILM."""
+  folder = tmp_path_factory.mktemp('clone')
+  for name in ('configs', 'benchmarks'):
+    (folder / name).symlink_to(ROOT / name)
+  model = {
+    'model_type': 'bert',
+    'vocab_size': 100,
+    'hidden_size': 32,
+    'num_hidden_layers': 6,
+    'num_attention_heads': 2,
+    'intermediate_size': 64,
+    'max_position_embeddings': 512,
+    'type_vocab_size': 2,
+    'hidden_act': 'gelu',
+    'layer_norm_eps': 1e-12,
+  }
+  for name in ('DIR', 'MINILM'):
+    (folder / name).mkdir()
+    (folder / name / 'config.json').write_text(json.dumps(model))
+  return folder
+
+
+@pytest.mark.parametrize('command', programs())
+def test_a_command_line_is_understood(
+  command: str, somewhere: pathlib.Path
+) -> None:
+  command = command.replace('$DATA', str(somewhere)).replace('POLICY', 'none')
+  arguments = shlex.split(command)[1:]
+  if arguments[0] == '-m':
+    del arguments[0]
+  done = subprocess.run(
+    [sys.executable, '-c', _PARSE, *arguments],
+    cwd=somewhere,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+
+
+def test_extras_exist() -> None:
+  setup = (ROOT / 'setup.py').read_text()
+  named = re.findall(r"pip install -e '\.\[([a-z,]+)\]", '\n'.join(commands()))
+  assert named
+  for extra in {x for group in named for x in group.split(',')}:
+    assert f"'{extra}'" in setup, extra
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda x: str(x.relative_to(ROOT)))
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+  for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
+    if not re.match(r'[a-z]+:', target):
+      assert (page.parent / target).exists(), target
+
+
+def _messages() -> str:
+  """Every string of the package, `…` for what is filled in."""
+  texts = []
+  for path in sorted((ROOT / 'td_flax').rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.JoinedStr):
+        parts = [getattr(part, 'value', None) for part in node.values]
+        texts.append(''.join(x if isinstance(x, str) else '…' for x in parts))
+      elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        texts.append(node.value)
+  return '\n'.join(texts)
+
+
+def test_messages_that_are_explained_exist() -> None:
+  text = (ROOT / 'docs/guides/troubleshooting.md').read_text()
+  text = text.partition('## No error')[0]
+  listed = re.findall(r'^\| `([^`]+)` \|', text, flags=re.MULTILINE)
+  assert len(listed) >= 15
+  known = _messages()
+  for message in listed:
+    pattern = '.*'.join(re.escape(part) for part in message.split('…'))
+    assert re.search(pattern, known), message
