@@ -14,6 +14,7 @@ import signal
 from absl import flags as absl_flags
 
 from td_flax import errors, flags, processes
+from td_flax.config import Config
 
 
 def define_flags() -> None:
@@ -48,7 +49,11 @@ def main() -> None:
     )
   if not values.checkpoint:
     raise errors.ConfigError('--checkpoint: missing; the model to start from')
-  processes.join()
+  with processes.joined():
+    _fine_tune(config, values)
+
+
+def _fine_tune(config: Config, values: absl_flags.FlagValues) -> None:
   import jax
 
   from td_flax import compilation, parallel, preemption, pretrained

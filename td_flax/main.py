@@ -24,11 +24,11 @@ def main() -> None:
       '`python -m td_flax.finetune`'
     )
   workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
-  processes.join()
-  from td_flax import compilation, train
+  with processes.joined():
+    from td_flax import compilation, train
 
-  compilation.keep_programs()
-  train.train(config, workdir)
+    compilation.keep_programs()
+    train.train(config, workdir)
 
 
 if __name__ == '__main__':
