@@ -60,6 +60,7 @@ class Peers:
     self._done: set[int] = set()
     self._changed = threading.Condition()
     self._exit_code: int | None = None  # of a failure of this process
+    self._ending = threading.RLock()  # the first reason is the one that counts
 
   def meet(self) -> None:
     """Returns once all processes are there; from then on, watches them.
@@ -213,12 +214,14 @@ class Peers:
       self._lost(f'process {index} is gone')
 
   def _lost(self, text: str) -> None:
+    self._ending.acquire()
     if self._index == 0:
       self._tell(f'gone {text}')
       time.sleep(_HEADSTART)
     self._end(text)
 
   def _end(self, text: str) -> None:
+    self._ending.acquire()
     if self._exit_code is not None:  # this one failed first, and has said so
       os._exit(self._exit_code)
     # Not an exception: the main thread may wait for the lost one for ever.
