@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
   shutil.which('tmux') is None, reason='needs tmux'
 )
-NUM_STEPS = 150
-# Every train step of a run writes what each device saw of it.
+NUM_STEPS = 40
+# Two train steps of a run write what each device saw of it.
 _WITNESS = """
 import os, sys
 if 'td_flax.main' in sys.orig_argv:
@@ -26,7 +26,7 @@ if 'td_flax.main' in sys.orig_argv:
   drawn = step.Steps._drawn
 
   def write(number, rows, ids, *masked):
-    if number % 30 == 5:
+    if number % 20 == 5:
       path = os.path.join(os.environ['JAX_WITNESS'], f'{number}-{rows[0]}')
       np.savez(path, rows, ids, *masked)
 
@@ -83,7 +83,7 @@ def training(work, workdir):
     'drop.last_layer': 1,
     'train.num_steps': NUM_STEPS,
     'train.batch_size': 16,
-    'eval.every': 50,
+    'eval.every': 20,
     'checkpoint.every': 10,
     'log.every': 1,
   }
@@ -161,7 +161,7 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
       if name in reference:
         assert row[name] == pytest.approx(reference[name], rel=2e-5)
   names = sorted(x.name for x in (work / 'seen_by_one').iterdir())
-  assert len(names) == 8 * len(range(5, NUM_STEPS, 30))
+  assert len(names) == 8 * len(range(5, NUM_STEPS, 20))
   _, differing, absent = filecmp.cmpfiles(
     work / 'seen_by_one', work / 'seen_by_two', names, shallow=False
   )
