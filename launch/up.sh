@@ -35,6 +35,9 @@ watch() {
     case $code in
       0)
         if ! grep -qv ': done' <<<"$lines"; then return 0; fi
+        if grep -q ': lost\|: idle' <<<"$lines"; then # a machine was restarted
+          "$LAUNCH/run.sh" "${where[@]}" --port="$PORT" -- "${TRAINING[@]}" || true
+        fi
         if grep -q ': failed\|: stopped' <<<"$lines"; then
           say "$lines"
           return 1
