@@ -255,8 +255,11 @@ def check(home: pathlib.Path) -> int:
   ):
     print(f'{ready}; training runs here, so the devices were not tried')
     return 0
-  import jax
-
+  try:
+    import jax
+  except ImportError as error:
+    print(f'error: {sys.executable}: {error}')
+    return 1
   devices = jax.local_devices()
   tpus = (
     pathlib.Path('/dev').glob('accel*'),

@@ -147,10 +147,13 @@ class _Bucket:
 
   def sizes(self) -> dict[str, int]:
     """Bytes by name."""
-    found = self._files.find(self._root, detail=True)
+    found = {}
+    with contextlib.suppress(FileNotFoundError):  # nothing was ever there
+      found = self._files.find(self._root, detail=True)
     return {
       name.removeprefix(self._root + '/'): item['size']
       for name, item in found.items()
+      if not name.endswith('/')  # made by the console, for a folder
     }
 
   def read(self, name: str) -> bytes:
@@ -185,7 +188,8 @@ class _Mirror:
     self._bucket = _Bucket(url)
     self._folder = folder
     self._stamps: dict[str, tuple[int, int]] = {}  # of what the bucket has
-    self._ended = threading.Event()
+    self._ended = threading.Event()  # the work
+    self._released = threading.Event()  # the lease
     self._is_failing = False
     self._owner = f'{socket.gethostname()}:{folder}'
 
@@ -200,7 +204,7 @@ class _Mirror:
     try:
       yield
     finally:
-      self._ended.set()
+      self._released.set()
       beat.join()
       with contextlib.suppress(Exception):  # then the next run waits for it
         self._bucket.delete(_LEASE)
@@ -236,6 +240,7 @@ class _Mirror:
       thread.join()
       with self._clear_errors(f'; all of it lies in {self._folder}'):
         self._push()
+      progress.write_line(f'{self._bucket.url}: holds all of it')
 
   def _push_until_ended(self) -> None:
     while not self._ended.wait(_SECONDS_BETWEEN_WRITES):
@@ -300,7 +305,7 @@ class _Mirror:
     self._bucket.write(_LEASE, json.dumps(content).encode())
 
   def _beat(self) -> None:
-    while not self._ended.wait(_LEASE_SECONDS / 4):
+    while not self._released.wait(_LEASE_SECONDS / 4):
       with contextlib.suppress(Exception):  # `_push` says what is wrong
         self._renew()
 
