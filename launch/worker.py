@@ -35,6 +35,7 @@ KEPT_ENVIRONMENT = ('JAX_', 'XLA_', 'LIBTPU_', 'PYTHONPATH')
 # An attempt that lasted this long made progress: the count begins anew.
 STEADY_SECONDS = 1800
 MAX_FAILURES = 8  # in a row
+SECONDS_TO_START = 60
 SECONDS_TO_SAVE = 300  # after SIGTERM; then SIGKILL
 # Enough for the other workers to be told before this one comes back.
 FIRST_DELAY, LONGEST_DELAY = 5, 300
@@ -130,7 +131,11 @@ def start(worker: Worker, count: int, coordinator: str, job: list[str]) -> int:
     worker.set('idle')
     worker.say(f'error: tmux cannot start it: {error}')
     return 1
-  while not worker.is_supervised() and worker.state()['state'] != 'failed':
+  until = time.monotonic() + SECONDS_TO_START
+  while worker.state()['state'] == 'lost':  # nobody supervises it yet
+    if time.monotonic() > until:
+      worker.say(f'error: did not start in tmux; try: {shlex.join(supervise)}')
+      return 1
     time.sleep(0.1)
   worker.say(f'started; log: {worker.log}; attach: tmux attach -t {session}')
   return 0

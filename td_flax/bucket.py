@@ -136,6 +136,8 @@ class _Bucket:
     self._root = self.url.removeprefix(_SCHEME)
     if '/' not in self._root:
       raise errors.ConfigError(f'{url}: must be gs://BUCKET/PATH')
+    # Ordinary buckets need none of it, and it warns where it may not ask.
+    os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
     try:
       import fsspec
 

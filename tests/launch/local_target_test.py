@@ -94,6 +94,13 @@ def training(work, workdir):
   ]
 
 
+def wait_until(condition):
+  deadline = time.monotonic() + 400
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
 def rows(workdir):
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line) for line in lines]
@@ -112,6 +119,9 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
       timeout=300,
       check=False,
     )
+
+  def states():
+    return {line.split()[2] for line in launch('status').stdout.splitlines()}
 
   for seen in ('seen_by_one', 'seen_by_two'):
     (work / seen).mkdir()
@@ -136,16 +146,11 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert done.returncode == 0, done.stdout + done.stderr
   folders = [work / f'slices/pair/worker-{i}' for i in range(2)]
   try:
-    while not (work / 'two/checkpoints/10').exists():
-      time.sleep(0.01)
+    wait_until((work / 'two/checkpoints/10').exists)
     victim = json.loads((folders[1] / 'state.json').read_text())['pid']
     os.kill(victim, signal.SIGKILL)
     assert 'is running' in launch('delete', '--yes').stderr
-    while any(
-      state not in ('done', 'failed')
-      for state in (x.split()[2] for x in launch('status').stdout.splitlines())
-    ):
-      time.sleep(0.5)
+    wait_until(lambda: not {'running', 'waiting'} & states())
   finally:
     launch('stop')
   logs = [(folder / 'log').read_text() for folder in folders]

@@ -65,7 +65,9 @@ class Worker:
     return json.loads((self.folder / 'state.json').read_text())
 
   def until(self, *states):
+    deadline = time.monotonic() + 60
     while (state := self.state())['state'] not in states:
+      assert time.monotonic() < deadline, state
       time.sleep(0.02)
     return state
 
@@ -99,6 +101,14 @@ def test_restarts_until_it_is_done(worker):
   assert text.splitlines()[-1].endswith('done: exit code 0')
   assert 'worker 0: done for' in worker.run('status').stdout
   assert worker.run('logs').stdout.splitlines()[-1] == text.splitlines()[-1]
+
+
+def test_nothing_secret_of_the_environment_is_kept(worker):
+  worker.environment['GOOGLE_TOKEN'] = 'hunter2'
+  worker.start('0')
+  worker.until('done')
+  for path in worker.folder.iterdir():
+    assert 'hunter2' not in path.read_text()
 
 
 def test_a_mistake_is_not_restarted(worker):
