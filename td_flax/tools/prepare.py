@@ -17,7 +17,7 @@ import pathlib
 from absl import flags as absl_flags
 from absl import logging
 
-from td_flax import errors, flags
+from td_flax import bucket, errors, flags
 
 
 def define_flags() -> None:
@@ -62,6 +62,11 @@ def main() -> None:
 def _prepare(workdir: str) -> None:
   config = flags.load()
   workdir = workdir or f'runs/{config.name}'
+  if bucket.is_url(config.data.dir or workdir):
+    raise errors.ConfigError(
+      f'{config.data.dir or workdir}: rows are packed on a local disk; pack '
+      'them there and copy the folder: gcloud storage cp -r DIR gs://...'
+    )
   directory = pathlib.Path(config.data.dir or pathlib.Path(workdir, 'data'))
   from td_flax.data import prepare
 

@@ -1,0 +1,199 @@
+# shellcheck shell=bash
+# A TPU VM of Google Cloud: `gcloud compute tpus`. What there is to remember is
+# the resource itself and its label; nothing is kept on this machine.
+
+TPUS=(gcloud compute tpus)
+PYTHON=td_flax/.venv/bin/python # on the workers, from the home folder
+
+target_check() {
+  [[ -n $ZONE ]] ||
+    die 2 '--zone: missing; for example --zone=us-east5-b (or CLOUDSDK_COMPUTE_ZONE)'
+  [[ -n $DRY_RUN ]] || command -v gcloud >/dev/null ||
+    die 1 'gcloud: not found; see https://cloud.google.com/sdk/docs/install'
+}
+
+# Prints `STATE,LABEL,WORKERS` of the TPU VM, or nothing where there is none.
+describe() { # tpu-vm|queued-resources
+  local fields='state,labels.td_flax,networkEndpoints.len()' output
+  if [[ $1 == queued-resources ]]; then
+    fields='state.state,tpu.nodeSpec[0].node.labels.td_flax'
+  fi
+  set -- "${TPUS[@]}" "$1" describe "$NAME" --zone="$ZONE" \
+    --format="csv[no-heading]($fields)"
+  if [[ -n $DRY_RUN ]]; then
+    shown "$@" >&3
+    echo "READY,$NAME,1"
+  elif output=$("$@" 2>&1); then
+    echo "$output"
+  elif [[ $output != *NOT_FOUND* && $output != *'not found'* ]]; then
+    die 1 "gcloud cannot describe $NAME: $(summary "$output")"
+  fi
+}
+
+# The last thing that gcloud said, on one line.
+summary() { printf '%s\n' "$1" | grep -v '^$' | tail -n 3 | tr '\n' ' '; }
+
+# Refuses what was not made by these scripts.
+check_label() { # `STATE,LABEL...`
+  local label=${1#*,}
+  [[ ${label%%,*} == "$NAME" ]] ||
+    die 1 "$NAME: has no label td_flax=$NAME, so these scripts did not create it; left alone"
+}
+
+# Returns where the slice is usable.
+require_ready() {
+  local found
+  found=$(describe tpu-vm)
+  [[ -n $found ]] || die 75 "$NAME: there is no such TPU VM in $ZONE"
+  check_label "$found"
+  [[ ${found%%,*} == READY ]] ||
+    die 75 "$NAME: is ${found%%,*}, not READY (preempted slices must be created again)"
+}
+
+target_create() {
+  local found flags
+  [[ -n $ACCELERATOR ]] || die 2 '--accelerator: missing; for example v5litepod-8 or v6e-8'
+  if [[ -z $VERSION ]]; then
+    case $ACCELERATOR in
+      v6e-*) VERSION=v2-alpha-tpuv6e ;;
+      v5p-*) VERSION=v2-alpha-tpuv5 ;;
+      v5litepod-*) VERSION=v2-alpha-tpuv5-lite ;;
+      v4-* | v3-* | v2-*) VERSION=tpu-ubuntu2204-base ;;
+      *) die 2 "--accelerator=$ACCELERATOR: not one of v2-N, v3-N, v4-N, v5litepod-N, v5p-N, v6e-N; give --version too" ;;
+    esac
+  fi
+  if [[ -z $DRY_RUN ]]; then
+    found=$(describe tpu-vm)
+    if [[ -n $found ]]; then
+      check_label "$found"
+      [[ ${found%%,*} == READY ]] ||
+        die 75 "$NAME: exists and is ${found%%,*}; delete it first"
+      say "$NAME: is there already"
+      return
+    fi
+  fi
+  flags=(--zone="$ZONE" --accelerator-type="$ACCELERATOR" --labels="td_flax=$NAME")
+  if [[ -n $SPOT ]]; then flags+=(--spot); fi
+  if [[ -n $QUEUED ]]; then
+    create queued-resources create "$NAME" --node-id="$NAME" \
+      --runtime-version="$VERSION" "${flags[@]}"
+    wait_for_queue
+  else
+    create tpu-vm create "$NAME" --version="$VERSION" "${flags[@]}"
+  fi
+  [[ -n $DRY_RUN ]] || say "$NAME: is there, with the label td_flax=$NAME; it costs money until delete.sh"
+}
+
+create() {
+  local output
+  if [[ -n $DRY_RUN ]]; then
+    call "${TPUS[@]}" "$@"
+    return
+  fi
+  say "$(shown "${TPUS[@]}" "$@")"
+  if output=$("${TPUS[@]}" "$@" 2>&1); then return; fi
+  # Both are RESOURCE_EXHAUSTED; only one passes by itself.
+  case $output in
+    *[Qq]uota*) die 1 "no quota for $ACCELERATOR in $ZONE (spot has a quota of its own): $(summary "$output")" ;;
+    *[Cc]apacity* | *RESOURCE_EXHAUSTED* | *stockout*)
+      die 75 "no capacity for $ACCELERATOR in $ZONE now; try again, another zone, or --queued: $(summary "$output")"
+      ;;
+  esac
+  die 1 "gcloud cannot create $NAME: $(summary "$output")"
+}
+
+wait_for_queue() {
+  local found minute
+  for ((minute = 0; minute < WAIT; minute++)); do
+    found=$(describe queued-resources)
+    case ${found%%,*} in
+      ACTIVE | READY) return ;;
+      FAILED | SUSPENDING | SUSPENDED) die 75 "$NAME: the request is ${found%%,*}; delete it and try again" ;;
+    esac
+    say "$NAME: the request is ${found%%,*}"
+    sleep 60
+  done
+  die 75 "$NAME: still ${found%%,*} after $WAIT minutes (--wait); the request stays in the queue until delete.sh"
+}
+
+# A command on workers; tried again where the connection drops: all are idempotent.
+remote() { # WHICH COMMAND
+  local attempt code
+  for attempt in 1 2 3; do
+    code=0
+    call "${TPUS[@]}" tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
+      --ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=15 \
+      --command="$2" || code=$?
+    if ((code != 255)); then return "$code"; fi
+    require_ready
+    say "$NAME: the ssh connection dropped (attempt $attempt of 3)"
+    sleep 10
+  done
+  die 75 "$NAME: a worker cannot be reached by ssh; status.sh says more"
+}
+
+target_setup() {
+  local archive tree output expected ready
+  require_ready
+  archive=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
+  tree=$(git -C "$ROOT" stash create 2>/dev/null || true) # with what is not committed
+  call git -C "$ROOT" archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
+  call "${TPUS[@]}" tpu-vm scp "$archive" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
+    require_ready
+    die 75 "$NAME: the package could not be copied to all workers"
+  }
+  output=$(remote all 'mkdir -p td_flax && tar -xzf td_flax.tar.gz -C td_flax && bash td_flax/launch/worker_setup.sh') || {
+    local code=$?
+    require_ready # preempted in the middle of it?
+    die "$code" "$NAME: setup failed: $(summary "$output")"
+  }
+  if [[ -n $DRY_RUN ]]; then return; fi
+  printf '%s\n' "$output"
+  expected=$(describe tpu-vm)
+  expected=${expected##*,}
+  ready=$(grep -c '^ready:' <<<"$output" || true)
+  ((ready == expected)) ||
+    die 75 "$NAME: $ready of $expected workers are ready; the others never came up"
+}
+
+target_worker() { # WHICH VERB NAME [ARGUMENTS...]
+  local which=$1
+  shift
+  remote "$which" "$PYTHON td_flax/launch/worker.py $(shown "$@")"
+}
+
+target_run() {
+  local argument workdir=''
+  for argument in "${TRAINING[@]}"; do
+    if [[ $argument == --workdir=* ]]; then workdir=${argument#*=}; fi
+  done
+  [[ $workdir == gs://* ]] ||
+    die 2 "--workdir=$workdir: must be gs://BUCKET/PATH; the disks go with the slice"
+  require_ready
+  worker all start --port="$PORT" -- "${TRAINING[@]}"
+}
+
+target_state() {
+  local found
+  found=$(describe tpu-vm)
+  if [[ -z $found ]]; then
+    found=$(describe queued-resources)
+    [[ -n $found ]] || die 75 "$NAME: there is nothing of this name in $ZONE"
+    die 75 "$NAME: queued, ${found%%,*}"
+  fi
+  say "$NAME: ${found%%,*}"
+  [[ ${found%%,*} == READY ]] || exit 75
+}
+
+target_delete() {
+  local found kind=queued-resources force=--force
+  found=$(describe $kind)
+  if [[ -z $found || (-n $DRY_RUN && -z $QUEUED) ]]; then
+    kind=tpu-vm force=''
+    found=$(describe $kind)
+  fi
+  [[ -n $found ]] || die 1 "$NAME: there is nothing of this name in $ZONE"
+  check_label "$found"
+  confirm "deletes $kind $NAME in $ZONE (${found%%,*}) and its disks"
+  call "${TPUS[@]}" $kind delete "$NAME" --zone="$ZONE" --quiet ${force:+$force}
+}

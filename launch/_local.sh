@@ -1,0 +1,74 @@
+# shellcheck shell=bash
+# Several processes on this machine, each with a few CPU devices: the same verbs
+# and the same worker.py, so that the path of many hosts is exercised anywhere.
+# A slice is a folder with a file that says so.
+
+HOME_OF_SLICES=${TD_FLAX_LAUNCH_HOME:-$HOME/.td_flax}
+
+target_check() {
+  SLICE=$HOME_OF_SLICES/$NAME
+  PYTHON=${PYTHON:-python3}
+  export JAX_PLATFORMS=cpu
+}
+
+require_slice() {
+  if [[ -n $DRY_RUN ]]; then return; fi
+  [[ -d $SLICE ]] || die 75 "$NAME: there is no $SLICE; create.sh makes it"
+  [[ -f $SLICE/slice ]] || die 1 "$SLICE: has no file \`slice\`, so these scripts did not create it; left alone"
+  read -r PROCESSES DEVICES <"$SLICE/slice"
+}
+
+target_create() {
+  if [[ -e $SLICE && -z $DRY_RUN ]]; then
+    require_slice
+    say "$NAME: is there already, $PROCESSES processes of $DEVICES devices"
+    return
+  fi
+  call mkdir -p "$SLICE"
+  if [[ -z $DRY_RUN ]]; then echo "$PROCESSES $DEVICES" >"$SLICE/slice"; fi
+  say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
+}
+
+target_setup() {
+  require_slice
+  command -v tmux >/dev/null || die 1 'tmux: not found; install it'
+  devices
+  call "$PYTHON" "$LAUNCH/worker.py" check || die 1 "$PYTHON: cannot run td_flax; set PYTHON, or pip install -e $ROOT"
+}
+
+devices() { export XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES"; }
+
+target_worker() { # WHICH VERB NAME [ARGUMENTS...]
+  local which=$1 verb=$2 index code=0 children=() command
+  shift 3
+  require_slice
+  devices
+  for ((index = 0; index < PROCESSES; index++)); do
+    if [[ $which != all && $which != "$index" ]]; then continue; fi
+    # At once, like ssh to all workers; in order where they are only printed.
+    command=("$PYTHON" "$LAUNCH/worker.py" "$verb" "$NAME" --home="$HOME_OF_SLICES"
+      --index="$index" --count="$PROCESSES" "$@")
+    if [[ -n $DRY_RUN ]]; then
+      call "${command[@]}"
+    else
+      "${command[@]}" &
+      children+=($!)
+    fi
+  done
+  for index in ${children[@]+"${children[@]}"}; do wait "$index" || code=$?; done
+  return "$code"
+}
+
+target_run() { worker all start --port="$PORT" -- "${TRAINING[@]}"; }
+
+target_state() {
+  require_slice
+  say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
+}
+
+target_delete() {
+  require_slice
+  worker all idle >/dev/null || die 1 "$NAME: is running; stop.sh first"
+  confirm "deletes $SLICE with the logs (not the workdir)"
+  call rm -r "$SLICE"
+}

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# create + setup + run, then watches: a slice that is preempted or never comes
+# up is deleted and made again, and the run resumes; at the end the slice goes.
+#   up.sh NAME --zone=ZONE --accelerator=TYPE --spot [--yes] -- --config=... --workdir=gs://...
+source "$(dirname "$0")/_common.sh"
+parse 'zone accelerator version spot queued wait processes devices port yes' "$@"
+((${#TRAINING[@]})) ||
+  die 2 'nothing to train; after --, the arguments of td_flax.main: -- --config=FILE --workdir=DIR'
+
+where=("$NAME" --target="$TARGET")
+if [[ -n $ZONE ]]; then where+=(--zone="$ZONE"); fi
+if [[ -n $DRY_RUN ]]; then where+=(--dry-run); fi
+what=(--wait="$WAIT" --processes="$PROCESSES" --devices="$DEVICES")
+if [[ -n $ACCELERATOR ]]; then what+=(--accelerator="$ACCELERATOR"); fi
+if [[ -n $VERSION ]]; then what+=(--version="$VERSION"); fi
+if [[ -n $SPOT ]]; then what+=(--spot); fi
+if [[ -n $QUEUED ]]; then what+=(--queued); fi
+
+if [[ $TARGET == gcp ]]; then
+  confirm "deletes the slice $NAME when it is preempted and when the run is over"
+fi
+
+start() {
+  "$LAUNCH/create.sh" "${where[@]}" "${what[@]}" || return
+  "$LAUNCH/setup.sh" "${where[@]}" || return
+  "$LAUNCH/run.sh" "${where[@]}" --port="$PORT" -- "${TRAINING[@]}"
+}
+
+# Returns 0 once all workers are done, 1 where one failed, 75 where the slice is lost.
+watch() {
+  local lines code
+  while true; do
+    code=0
+    lines=$("$LAUNCH/status.sh" "${where[@]}") || code=$?
+    case $code in
+      0)
+        if ! grep -qv ': done' <<<"$lines"; then return 0; fi
+        if grep -q ': lost\|: idle' <<<"$lines"; then # a machine was restarted
+          "$LAUNCH/run.sh" "${where[@]}" --port="$PORT" -- "${TRAINING[@]}" || true
+        fi
+        if grep -q ': failed\|: stopped' <<<"$lines"; then
+          say "$lines"
+          return 1
+        fi
+        ;;
+      75) return 75 ;;
+      *) ;; # said already; a laptop that is offline is no reason to delete anything
+    esac
+    sleep 60
+  done
+}
+
+delay=30
+while true; do
+  code=0
+  start || code=$?
+  if [[ -n $DRY_RUN ]]; then break; fi
+  if ((code == 0)); then
+    delay=30
+    watch || code=$?
+  fi
+  if ((code == 0)); then
+    say "$NAME: the run is done"
+    break
+  fi
+  ((code == 75)) || die "$code" "$NAME: gave up; the slice is as it was (delete.sh removes it)"
+  say "$NAME: lost or not to be had; again in $delay seconds"
+  sleep "$delay"
+  delay=$((delay < 300 ? delay * 2 : 600))
+  if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
+done
+if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes; fi

@@ -1,0 +1,262 @@
+"""Workdirs and packed data in a bucket that is a folder."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from td_flax import bucket, errors
+
+sys.path.append(str(pathlib.Path(__file__).parent / 'launch'))
+import fake_bucket  # noqa: F401  # makes gs:// a folder
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUN = 'gs://b/runs/one'
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+  """The folder that gs:// is."""
+  folder = tmp_path / 'store'
+  folder.mkdir()
+  monkeypatch.setenv('FAKE_GS', str(folder))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  return folder
+
+
+def put(path, content='x'):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(content)
+
+
+def noted(store, what):
+  """What was read or written since the last call."""
+  path = store / f'.{what}'
+  lines = path.read_text().splitlines() if path.exists() else []
+  path.unlink(missing_ok=True)
+  return lines
+
+
+def contents(folder):
+  return {
+    str(path.relative_to(folder)): path.read_text()
+    for path in folder.rglob('*')
+    if path.is_file()
+  }
+
+
+def test_a_local_path_is_used_as_it_is(tmp_path):
+  with bucket.workdir(str(tmp_path / 'run')) as folder:
+    assert folder == tmp_path / 'run'
+  assert not folder.exists()
+
+
+def test_the_bucket_holds_what_the_folder_held(store):
+  with bucket.workdir(RUN) as folder:
+    put(folder / 'config.json')
+    put(folder / 'checkpoints/10/state/d/array')
+    put(folder / 'checkpoints/10/record/record.json')
+    put(folder / 'metrics.jsonl')
+    for name in ('data/shard', '.lock', 'config.json.tmp'):
+      put(folder / name)
+    put(folder / 'checkpoints/20.orbax-checkpoint-tmp-1/array')
+  expected = {
+    'config.json': 'x',
+    'metrics.jsonl': 'x',
+    'checkpoints/10/state/d/array': 'x',
+    'checkpoints/10/record/record.json': 'x',
+  }
+  assert contents(store / 'b/runs/one') == expected
+  written = [x for x in noted(store, 'writes') if 'lease' not in x]
+  # A row of metrics before its checkpoint, and that last which completes it.
+  assert written[-1].endswith('record/record.json')
+  assert written.index('b/runs/one/metrics.jsonl') < 2
+  with bucket.workdir(RUN) as folder:
+    assert (folder / 'data/shard').exists()  # is no part of the mirror
+    put(folder / 'metrics.jsonl', 'xy')
+    (folder / 'config.json').unlink()
+  assert contents(store / 'b/runs/one') == {
+    'metrics.jsonl': 'xy',
+    **{k: v for k, v in expected.items() if 'checkpoints' in k},
+  }
+  written = [x for x in noted(store, 'writes') if 'lease' not in x]
+  assert written == ['b/runs/one/metrics.jsonl']
+
+
+def test_what_the_bucket_does_not_have_is_forgotten(store):
+  with bucket.workdir(RUN) as folder:
+    put(folder / 'checkpoints/10/record/record.json')
+  # The machine goes before this is written:
+  put(folder / 'checkpoints/20/record/record.json')
+  # and in the middle of an upload, or of a deletion:
+  put(store / 'b/runs/one/checkpoints/30/state/array')
+  with bucket.workdir(RUN) as folder:
+    assert [x.name for x in (folder / 'checkpoints').iterdir()] == ['10']
+
+
+def test_changes_are_written_while_it_runs(store, monkeypatch):
+  monkeypatch.setattr(bucket, '_SECONDS_BETWEEN_WRITES', 0.05)
+  with bucket.workdir(RUN) as folder:
+    put(folder / 'metrics.jsonl')
+    while not (store / 'b/runs/one/metrics.jsonl').exists():
+      pass
+
+
+def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
+  store, monkeypatch, capsys
+):
+  monkeypatch.setattr(bucket, '_SECONDS_BETWEEN_WRITES', 0.02)
+  said = ''
+
+  def run():
+    nonlocal said
+    with bucket.workdir(RUN) as folder:
+      (store / 'broken').touch()
+      put(folder / 'metrics.jsonl')
+      while 'cannot be written' not in said:
+        said += capsys.readouterr().err
+
+  with pytest.raises(errors.CheckpointError, match='503 backend error; all of'):
+    run()
+  said += capsys.readouterr().err
+  assert said.count('cannot be written (OSError: 503 backend error)') == 1
+  (store / 'broken').unlink()
+
+
+def test_two_runs_never_share_a_workdir(store, monkeypatch):
+  monkeypatch.setattr(bucket, '_LEASE_SECONDS', 1.5)
+  with bucket.workdir(RUN):
+    with (
+      pytest.raises(errors.CheckpointError, match='another process is using'),
+      bucket.workdir(RUN),
+    ):
+      pass
+    lease = store / 'b/runs/one/lease.json'
+    content = json.loads(lease.read_text())
+  assert not lease.exists()
+  put(lease, json.dumps(content | {'owner': 'elsewhere:x'}))
+  with bucket.workdir(RUN):  # nobody renews it
+    pass
+  monkeypatch.setattr(bucket, '_LEASE_SECONDS', 4.0)
+  renewing = subprocess.Popen(
+    [
+      sys.executable, '-c',
+      'import json, pathlib, sys, time\n'
+      'for i in range(600):\n'
+      '  part = pathlib.Path(sys.argv[1] + ".new")\n'
+      '  part.write_text(json.dumps({"owner": "elsewhere:x", "time": i}))\n'
+      '  part.replace(sys.argv[1]); time.sleep(0.2)',
+      str(lease),
+    ]
+  )  # fmt: skip
+  try:
+    while not lease.exists():
+      pass
+    with (
+      pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'),
+      bucket.workdir(RUN),
+    ):
+      pass
+  finally:
+    renewing.kill()
+    renewing.wait()
+
+
+def test_packed_data_is_copied_once(store):
+  source = store / 'b/packed'
+  for name in ('manifest.json', 'train-0.npy', 'tokenizer/t', 'blocks/1'):
+    put(source / name, name)
+  folder = bucket.dataset('gs://b/packed')
+  assert set(contents(folder)) == {
+    'manifest.json',
+    'train-0.npy',
+    'tokenizer/t',
+  }
+  noted(store, 'reads')
+  assert bucket.dataset('gs://b/packed') == folder
+  assert not noted(store, 'reads')
+  (folder / 'train-0.npy').write_text('tr')  # cut off
+  bucket.dataset('gs://b/packed')
+  assert noted(store, 'reads') == ['b/packed/train-0.npy']
+  put(source / 'manifest.json', 'another')
+  put(source / 'train-0.npy', 'TRAIN-0.NPY')
+  bucket.dataset('gs://b/packed')
+  assert (folder / 'train-0.npy').read_text() == 'TRAIN-0.NPY'
+
+
+@pytest.mark.parametrize('url', ['gs://b', 'gs://'])
+def test_a_bucket_alone_is_no_place(store, url):
+  with (
+    pytest.raises(errors.ConfigError, match='must be gs://BUCKET/PATH'),
+    bucket.workdir(url),
+  ):
+    pass
+
+
+def test_packed_data_must_be_there(store):
+  with pytest.raises(errors.DataError, match=r'data.dir=gs://b/x: holds no'):
+    bucket.dataset('gs://b/x')
+
+
+def command(module, *arguments):
+  values = {
+    'data.sequence_length': 32,
+    'model.num_layers': 3,
+    'model.hidden_dim': 16,
+    'model.num_heads': 2,
+    'model.mlp_dim': 32,
+    'drop.first_layer': 1,
+    'drop.last_layer': 1,
+    'train.num_steps': 20,
+    'train.batch_size': 16,
+    'checkpoint.every': 10,
+  }
+  return [
+    sys.executable, '-m', module, '--config=configs/quickstart.py',
+    *(f'--config.{key}={value}' for key, value in values.items()), *arguments,
+  ]  # fmt: skip
+
+
+def test_a_run_goes_on_where_another_machine_left_it(store, tmp_path):
+  site = tmp_path / 'site'
+  site.mkdir()
+  fake = ROOT / 'tests/launch/fake_bucket.py'
+  (site / 'sitecustomize.py').write_text(fake.read_text())
+  environment = os.environ | {'PYTHONPATH': f'{ROOT}:{site}'}
+
+  def run(*arguments):
+    return subprocess.run(
+      command(*arguments),
+      cwd=ROOT,
+      env=environment,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+
+  packing = 'td_flax.tools.prepare'
+  refused = run(packing, '--config.data.dir=gs://b/packed')
+  assert refused.returncode == 2
+  assert 'gcloud storage cp' in refused.stderr
+  done = run(packing, f'--config.data.dir={store}/b/packed')
+  assert done.returncode == 0, done.stderr
+  training = (
+    'td_flax.main', f'--workdir={RUN}', '--config.data.dir=gs://b/packed'
+  )  # fmt: skip
+  first = run(*training)
+  assert first.returncode == 0, first.stderr
+  before = contents_of_metrics(store)
+  environment['XDG_CACHE_HOME'] = str(tmp_path / 'another machine')
+  second = run(*training)
+  assert second.returncode == 0, second.stderr
+  assert 'resuming from step 20' in second.stderr
+  assert contents_of_metrics(store) == before
+  assert (store / 'b/runs/one/summary.json').exists()
+
+
+def contents_of_metrics(store):
+  return (store / 'b/runs/one/metrics.jsonl').read_text()

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""A `gcloud` that keeps slices in a file, notes its calls, and fails on order.
+
+$FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
+`failures.json`, a list of [part of the command line, code, message, slice's new
+state or null], each of which comes once, in order.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+folder = pathlib.Path(os.environ['FAKE_GCLOUD'])
+
+
+def load(name, default):
+  path = folder / name
+  return json.loads(path.read_text()) if path.exists() else default
+
+
+def save(name, content):
+  (folder / name).write_text(json.dumps(content))
+
+
+def fail(code, message):
+  sys.stderr.write(message + '\n')
+  sys.exit(code)
+
+
+line = ' '.join(sys.argv[1:])
+with (folder / 'calls').open('a') as calls:
+  calls.write(line + '\n')
+slices, failures = load('slices.json', {}), load('failures.json', [])
+kind, verb, name = sys.argv[3:6]
+name = name if verb != 'scp' else sys.argv[6].partition(':')[0]
+for failure in failures:
+  part, code, message, state = failure
+  if part in line:
+    failures.remove(failure)
+    save('failures.json', failures)
+    if state is not None:
+      slices[name]['state'] = state
+      save('slices.json', slices)
+    fail(code, message)
+
+found = slices.get(name)
+is_queued = kind == 'queued-resources'
+if verb == 'create':
+  flags = dict(x.partition('=')[::2] for x in sys.argv[6:])
+  label = flags['--labels'].removeprefix('td_flax=')
+  slices[name] = {'state': 'READY', 'label': label, 'queued': is_queued}
+  save('slices.json', slices)
+elif found is None or (is_queued and not found['queued']):
+  fail(1, f'ERROR: (gcloud) NOT_FOUND: Resource {name} was not found')
+elif verb == 'describe':
+  workers = found.get('workers', 2)
+  state = 'ACTIVE' if is_queued else found['state']
+  print(f'{state},{found["label"]}' + ('' if is_queued else f',{workers}'))
+elif verb == 'delete':
+  del slices[name]
+  save('slices.json', slices)
+elif 'worker_setup.sh' in line:
+  print('\n'.join(f'ready: host-{i}' for i in range(found.get('up', 2))))
+elif 'worker.py status' in line:
+  states = load('states.json', ['done'])
+  save('states.json', states[1:] or states)
+  print('\n'.join(f'worker {i}: {states[0]} for 3s' for i in range(2)))

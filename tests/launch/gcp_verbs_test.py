@@ -1,0 +1,255 @@
+"""The verbs against a gcloud that notes its calls and fails on order."""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+TRAINING = ('--', '--config=configs/bert_base_td.py', '--workdir=gs://b/runs/x')
+ZONE = '--zone=us-east5-b'
+NO_CAPACITY = (
+  'ERROR: code 8: There is no more capacity in the zone "us-east5-b"'
+)
+NO_QUOTA = (
+  "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV6EPreemptible' has been exceeded"
+)
+DROPPED = 'ssh: Connection closed by remote host'
+
+
+class Cloud:
+  """What the fake gcloud keeps."""
+
+  def __init__(self, folder):
+    self.folder = folder
+    self.environment = {
+      'PATH': f'{folder / "bin"}:{os.environ["PATH"]}',
+      'HOME': str(folder),
+      'TMPDIR': str(folder),
+      'FAKE_GCLOUD': str(folder),
+    }
+
+  def run(self, verb, *arguments, name='bert', zone=ZONE, **options):
+    command = [ROOT / 'launch' / f'{verb}.sh', name, zone, *arguments]
+    return subprocess.run(
+      [x for x in command if x],
+      env=self.environment,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      timeout=60,
+      check=False,
+      **options,
+    )
+
+  def put(self, **content):
+    for name, value in content.items():
+      (self.folder / f'{name}.json').write_text(json.dumps(value))
+
+  def slices(self):
+    path = self.folder / 'slices.json'
+    return json.loads(path.read_text()) if path.exists() else {}
+
+  def calls(self, part=''):
+    path = self.folder / 'calls'
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if part in line]
+
+
+@pytest.fixture
+def cloud(tmp_path):
+  binaries = tmp_path / 'bin'
+  binaries.mkdir()
+  shutil.copy(HERE / 'fake_gcloud.py', binaries / 'gcloud')
+  (binaries / 'sleep').write_text('#!/bin/sh\n')
+  for path in binaries.iterdir():
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  return Cloud(tmp_path)
+
+
+def ready(**more):
+  return {'bert': {'state': 'READY', 'label': 'bert', 'queued': False} | more}
+
+
+@pytest.mark.parametrize(
+  ('name', 'verb', 'arguments'),
+  [
+    ('create', 'create', ['--accelerator=v5litepod-8']),
+    ('create_spot', 'create', ['--accelerator=v6e-32', '--spot']),
+    ('create_queued', 'create', ['--accelerator=v5p-64', '--queued', '--spot']),
+    ('setup', 'setup', []),
+    ('run', 'run', [*TRAINING, "--config.data.files=it's here/*.txt"]),
+    ('logs', 'logs', ['--worker=3', '--follow']),
+    ('status', 'status', []),
+    ('stop', 'stop', []),
+    ('delete', 'delete', []),
+    ('delete_queued', 'delete', ['--queued']),
+    ('up', 'up', ['--accelerator=v6e-8', '--spot', *TRAINING]),
+  ],
+)
+def test_dry_run_prints_the_commands_and_does_nothing(
+  cloud, name, verb, arguments
+):
+  done = cloud.run(verb, '--dry-run', *arguments)
+  assert done.returncode == 0, done.stderr
+  printed = done.stdout.replace(str(cloud.folder), '$TMPDIR')
+  printed = printed.replace(str(ROOT), '$ROOT')
+  # Of a work tree with changes, the commit that holds them.
+  lines = [
+    line.rpartition(' ')[0] + ' TREE' if ' archive ' in line else line
+    for line in printed.splitlines()
+  ]
+  assert lines == (HERE / 'golden' / f'{name}.txt').read_text().splitlines()
+  assert not cloud.calls()
+
+
+def test_a_slice_is_created_once_and_labelled(cloud):
+  for _ in range(2):
+    done = cloud.run('create', '--accelerator=v6e-8')
+    assert done.returncode == 0, done.stderr
+  assert cloud.slices()['bert']['label'] == 'bert'
+  (call,) = cloud.calls(' create ')
+  assert '--version=v2-alpha-tpuv6e' in call
+  assert '--labels=td_flax=bert' in call
+
+
+@pytest.mark.parametrize(
+  ('message', 'code', 'said'),
+  [(NO_QUOTA, 1, 'no quota'), (NO_CAPACITY, 75, 'no capacity')],
+)
+def test_what_cannot_be_created_says_why(cloud, message, code, said):
+  cloud.put(failures=[['create', 1, message, None]])
+  done = cloud.run('create', '--accelerator=v6e-8', '--spot')
+  assert done.returncode == code
+  assert said in done.stderr.splitlines()[-1]
+  assert 'us-east5-b' in done.stderr.splitlines()[-1]
+  assert not cloud.slices()
+
+
+@pytest.mark.parametrize(
+  ('verb', 'arguments', 'said'),
+  [
+    ('create', [], '--accelerator: missing'),
+    ('create', ['--accelerator=h100-8'], '--accelerator=h100-8: not one of'),
+    ('create', ['--accelerator'], '--accelerator: needs a value'),
+    ('create', ['--spot=yes'], '--spot takes no value'),
+    ('create', ['--wait=soon'], '--wait=soon: must be a whole number'),
+    ('create', ['--queue'], '--queue: create has no such flag'),
+    ('status', ['--target=aws'], '--target=aws: must be gcp or local'),
+    ('status', ['other'], 'other: unexpected'),
+    ('run', [], 'nothing to train'),
+    ('run', ['--', '--workdir=runs/x'], '--workdir=runs/x: must be gs://'),
+    ('logs', ['--worker=first'], '--worker=first: must be a number or all'),
+    ('delete', [], 'give --yes'),
+  ],
+)
+def test_mistakes_are_one_line(cloud, verb, arguments, said):
+  cloud.put(slices=ready())
+  done = cloud.run(verb, *arguments)
+  assert done.returncode == 2
+  assert said in done.stderr
+  assert len(done.stderr.splitlines()) == 1
+  assert cloud.slices() == ready()
+
+
+def test_names_and_zones_are_needed(cloud):
+  for name, zone, said in (
+    ('', ZONE, 'NAME: missing'),
+    ('BERT', ZONE, 'BERT: not a name'),
+    ('bert', '', '--zone: missing'),
+  ):
+    done = cloud.run('status', name=name, zone=zone)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_only_what_has_the_label_is_deleted(cloud):
+  cloud.put(slices=ready(label='') | {'mine': ready(label='mine')['bert']})
+  done = cloud.run('delete', '--yes')
+  assert done.returncode == 1
+  assert 'has no label td_flax=bert' in done.stderr
+  assert not cloud.calls(' delete ')
+  done = cloud.run('delete', '--yes', name='mine')
+  assert done.returncode == 0, done.stderr
+  assert list(cloud.slices()) == ['bert']
+
+
+def test_a_queued_resource_goes_with_its_slice(cloud):
+  cloud.put(slices=ready(queued=True))
+  done = cloud.run('delete', '--yes')
+  assert done.returncode == 0, done.stderr
+  (call,) = cloud.calls(' delete ')
+  assert call.startswith('compute tpus queued-resources delete bert')
+  assert call.endswith('--force')
+
+
+def test_setup_survives_a_dropped_connection(cloud):
+  cloud.put(slices=ready(), failures=[['worker_setup', 255, DROPPED, None]] * 2)
+  done = cloud.run('setup')
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls('worker_setup.sh')) == 3
+  assert done.stdout.splitlines() == ['ready: host-0', 'ready: host-1']
+
+
+def test_preemption_in_the_middle_of_setup_says_so(cloud):
+  failures = [['worker_setup', 255, DROPPED, 'PREEMPTED']]
+  cloud.put(slices=ready(), failures=failures)
+  done = cloud.run('setup')
+  assert done.returncode == 75
+  assert 'is PREEMPTED, not READY' in done.stderr.splitlines()[-1]
+
+
+def test_a_worker_that_never_comes_up_says_so(cloud):
+  cloud.put(slices=ready(workers=4, up=3))
+  done = cloud.run('setup')
+  assert done.returncode == 75
+  assert '3 of 4 workers are ready' in done.stderr.splitlines()[-1]
+  cloud.put(slices=ready(), failures=[['worker_setup', 255, DROPPED, None]] * 3)
+  done = cloud.run('setup')
+  assert done.returncode == 75
+  assert 'a worker cannot be reached by ssh' in done.stderr
+
+
+def test_status_tells_a_lost_slice_from_a_lost_connection(cloud):
+  assert cloud.run('status').returncode == 75
+  cloud.put(slices=ready(state='PREEMPTED'))
+  assert cloud.run('status').returncode == 75
+  cloud.put(slices=ready(), failures=[['status', 255, DROPPED, None]] * 3)
+  assert cloud.run('status').returncode == 1
+
+
+def test_up_comes_back_after_all_that_passes(cloud):
+  cloud.put(
+    failures=[
+      ['tpu-vm create', 1, NO_CAPACITY, None],
+      ['worker_setup', 255, DROPPED, 'PREEMPTED'],
+      ['worker.py status', 255, DROPPED, 'TERMINATED'],
+    ],
+    states=['running', 'done'],
+  )
+  done = cloud.run('up', '--accelerator=v6e-8', '--spot', '--yes', *TRAINING)
+  assert done.returncode == 0, done.stderr
+  assert 'the run is done' in done.stderr
+  assert not cloud.slices()
+  assert len(cloud.calls('tpu-vm create')) == 4
+  assert len(cloud.calls('worker.py start')) == 2
+
+
+def test_up_gives_up_where_trying_again_is_no_use(cloud):
+  cloud.put(failures=[['create', 1, NO_QUOTA, None]])
+  done = cloud.run('up', '--accelerator=v6e-8', '--spot', '--yes', *TRAINING)
+  assert done.returncode == 1
+  assert len(cloud.calls('create')) == 1
+  cloud.put(states=['failed'])
+  done = cloud.run('up', '--accelerator=v6e-8', '--spot', '--yes', *TRAINING)
+  assert done.returncode == 1
+  assert cloud.slices()  # its logs may say why
+  (cloud.folder / 'calls').unlink()
+  done = cloud.run('up', '--accelerator=v6e-8', '--spot', *TRAINING)
+  assert done.returncode == 2
+  assert not cloud.calls('create')

@@ -1,0 +1,195 @@
+"""Several processes on this machine, through the verbs, against one process."""
+
+import filecmp
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+  shutil.which('tmux') is None, reason='needs tmux'
+)
+NUM_STEPS = 40
+# Two train steps of a run write what each device saw of it.
+_WITNESS = """
+import os, sys
+if 'td_flax.main' in sys.orig_argv:
+  import jax, numpy as np
+  from td_flax import step
+  drawn = step.Steps._drawn
+
+  def write(number, rows, ids, *masked):
+    if number % 20 == 5:
+      path = os.path.join(os.environ['JAX_WITNESS'], f'{number}-{rows[0]}')
+      np.savez(path, rows, ids, *masked)
+
+  def witnessed(self, state, ids, rows):
+    keys, batch, router = drawn(self, state, ids, rows)
+    jax.debug.callback(
+      write, state.step, rows, ids, batch.ids, batch.labels, batch.hidden
+    )
+    return keys, batch, router
+
+  step.Steps._drawn = witnessed
+"""
+
+
+def write_corpus(path):
+  words = [f'{a}{b}' for a in 'bcdfghklmnprst' for b in 'aeiou']
+  texts = [
+    ' '.join(words[(i * i + j * 7) % len(words)] for j in range(20 + i % 40))
+    for i in range(160)
+  ]
+  path.write_text('\n\n'.join(texts) + '\n')
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('local')
+  write_corpus(folder / 'corpus.txt')
+  (folder / 'sitecustomize.py').write_text(_WITNESS)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def environment(work):
+  return {
+    **os.environ,
+    'PYTHON': sys.executable,
+    'PYTHONPATH': f'{ROOT}:{work}',
+    'TD_FLAX_LAUNCH_HOME': str(work / 'slices'),
+    'TMUX_TMPDIR': str(work),
+  }
+
+
+def training(work, workdir):
+  values = {
+    'data.files': work / 'corpus.txt',
+    'data.dir': work / 'packed',
+    'data.sequence_length': 32,
+    'data.vocab_size': 340,
+    'model.num_layers': 3,
+    'model.hidden_dim': 16,
+    'model.num_heads': 2,
+    'model.mlp_dim': 32,
+    'drop.first_layer': 1,
+    'drop.last_layer': 1,
+    'train.num_steps': NUM_STEPS,
+    'train.batch_size': 16,
+    'eval.every': 20,
+    'checkpoint.every': 10,
+    'log.every': 1,
+  }
+  return [
+    '--config=configs/quickstart.py',
+    f'--workdir={workdir}',
+    *(f'--config.{key}={value}' for key, value in values.items()),
+  ]
+
+
+def wait_until(condition):
+  deadline = time.monotonic() + 400
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def rows(workdir):
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_two_processes_train_what_one_does_though_one_is_killed(
+  work, environment
+):
+  def launch(verb, *arguments):
+    return subprocess.run(
+      [ROOT / 'launch' / f'{verb}.sh', 'pair', '--target=local', *arguments],
+      env=environment | {'JAX_WITNESS': str(work / 'seen_by_two')},
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+
+  def states():
+    return {line.split()[2] for line in launch('status').stdout.splitlines()}
+
+  for seen in ('seen_by_one', 'seen_by_two'):
+    (work / seen).mkdir()
+  one = subprocess.run(
+    [sys.executable, '-m', 'td_flax.main', *training(work, work / 'one')],
+    cwd=ROOT,
+    env=environment | {'JAX_WITNESS': str(work / 'seen_by_one')},
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+  assert one.returncode == 0, one.stderr
+  assert launch('status').returncode == 75
+  done = launch('create', '--processes=2', '--devices=4')
+  assert done.returncode == 0, done.stderr
+  done = launch('setup')
+  assert 'ready: ' in done.stdout, done.stderr
+  port = 20000 + os.getpid() % 10000 * 2
+  job = (f'--port={port}', '--', *training(work, work / 'two'))
+  done = launch('run', *job)
+  assert done.returncode == 0, done.stdout + done.stderr
+  folders = [work / f'slices/pair/worker-{i}' for i in range(2)]
+  try:
+    wait_until((work / 'two/checkpoints/10').exists)
+    victim = json.loads((folders[1] / 'state.json').read_text())['pid']
+    os.kill(victim, signal.SIGKILL)
+    assert 'is running' in launch('delete', '--yes').stderr
+    wait_until(lambda: not {'running', 'waiting'} & states())
+  finally:
+    launch('stop')
+  logs = [(folder / 'log').read_text() for folder in folders]
+  assert 'killed by SIGKILL; restarting' in logs[1]
+  assert 'error: process 1 is gone; the same command resumes' in logs[0]
+  assert all('resuming from step' in log for log in logs), logs
+  assert all(log.endswith('done: exit code 0\n') for log in logs), logs
+
+  pairs = zip(rows(work / 'two'), rows(work / 'one'), strict=True)
+  for row, reference in pairs:
+    assert row['step'] == reference['step']
+    for name in ('train/loss', 'eval/loss'):
+      if name in reference:
+        assert row[name] == pytest.approx(reference[name], rel=2e-5)
+  names = sorted(x.name for x in (work / 'seen_by_one').iterdir())
+  assert len(names) == 8 * len(range(5, NUM_STEPS, 20))
+  _, differing, absent = filecmp.cmpfiles(
+    work / 'seen_by_one', work / 'seen_by_two', names, shallow=False
+  )
+  assert not differing
+  assert not absent
+  done = launch('delete')
+  assert done.returncode == 2
+  assert 'give --yes' in done.stderr
+  assert launch('delete', '--yes').returncode == 0
+  assert not (work / 'slices/pair').exists()
+
+
+def test_a_folder_of_others_is_left_alone(work, environment):
+  (work / 'slices/mine').mkdir(parents=True)
+  (work / 'slices/mine/thesis').touch()
+  for verb in ('create', 'delete', 'status'):
+    done = subprocess.run(
+      [ROOT / f'launch/{verb}.sh', 'mine', '--target=local'],
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 1
+    assert 'these scripts did not create it; left alone' in done.stderr
+  assert (work / 'slices/mine/thesis').exists()

@@ -1,0 +1,161 @@
+"""Processes that meet, wait for each other and lose each other."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+_PEER = """
+import sys
+from td_flax import errors, peers
+
+peers._REPORT, peers._GRACE = 0.3, 1.0
+port, count, index = (int(x) for x in sys.argv[1:])
+others = peers.Peers(
+  'localhost', port, count, index, join_timeout=8, lost_timeout=4
+)
+try:
+  others.meet()
+  print('met', flush=True)
+  word = sys.stdin.readline().strip()
+  if word == 'fail':
+    raise errors.ConfigError('train.batch_size=3: wrong')
+  others.leave()
+except errors.UserError as error:
+  if isinstance(error, errors.ConfigError):
+    others.leave(error)
+  print(f'error: {error}', file=sys.stderr, flush=True)
+  sys.exit(error.exit_code)
+print('left', flush=True)
+"""
+
+
+def free_port():
+  with socket.socket() as listener:
+    listener.bind(('', 0))
+    return listener.getsockname()[1]
+
+
+@pytest.fixture
+def start():
+  """Starts peers of (index, count); kills what is left."""
+  with contextlib.ExitStack() as stack:
+    port = free_port()
+
+    def one(index, count):
+      process = subprocess.Popen(
+        [sys.executable, '-c', _PEER, str(port), str(count), str(index)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      stack.callback(process.communicate)
+      stack.callback(process.kill)
+      return process
+
+    yield one
+
+
+def tell(process, word):
+  process.stdin.write(f'{word}\n')
+  process.stdin.flush()
+
+
+def met(processes):
+  for process in processes:
+    assert process.stdout.readline() == 'met\n'
+  return processes
+
+
+def end(process):
+  """Its exit code and the last line that it said."""
+  _, err = process.communicate(timeout=60)
+  lines = err.splitlines()
+  return process.returncode, lines[-1] if lines else ''
+
+
+def test_all_meet_and_leave_together(start):
+  processes = met([start(index, 3) for index in (2, 0, 1)])
+  tell(processes[0], 'done')
+  tell(processes[1], 'done')
+  with pytest.raises(subprocess.TimeoutExpired):
+    processes[1].wait(timeout=1)  # the third is not done
+  tell(processes[2], 'done')
+  assert [end(process) for process in processes] == [(0, '')] * 3
+
+
+def test_they_say_for_whom_they_wait_and_give_up(start):
+  processes = [start(index, 4) for index in (0, 2)]
+  for process in processes:
+    code, err = process.wait(timeout=60), process.stderr.read()
+    assert code == 75
+    assert 'waiting for processes 1, 3 of 4\n' in err
+    assert err.splitlines()[-1] == (
+      'error: processes 1, 3 of 4 did not come within 8 seconds '
+      '(--join_timeout)'
+    )
+
+
+def test_without_the_first_the_others_say_where_it_should_be(start):
+  process = start(1, 2)
+  code, err = process.wait(timeout=60), process.stderr.read()
+  assert code == 75
+  assert 'waiting for process 0 at localhost:' in err
+  assert 'did not come within 8 seconds' in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_a_killed_process_is_named_at_once(start, victim):
+  processes = met([start(index, 3) for index in range(3)])
+  processes[victim].kill()
+  for index in {0, 1, 2} - {victim}:
+    assert end(processes[index]) == (
+      75,
+      f'error: process {victim} is gone; the same command resumes from the '
+      'last checkpoint',
+    )
+
+
+def test_a_silent_process_is_lost(start):
+  processes = met([start(index, 2) for index in range(2)])
+  processes[1].send_signal(signal.SIGSTOP)
+  code, line = end(processes[0])
+  assert code == 75
+  assert 'process 1 was silent for 4 seconds' in line
+
+
+def test_a_process_that_fails_alone_ends_the_others(start):
+  processes = met([start(index, 3) for index in range(3)])
+  tell(processes[1], 'fail')
+  assert end(processes[1]) == (2, 'error: train.batch_size=3: wrong')
+  for index in (0, 2):
+    code, line = end(processes[index])
+    assert code == 75
+    assert 'process 1 ended: train.batch_size=3: wrong' in line
+
+
+def test_processes_that_do_not_fit_together_are_refused(start):
+  first, second = start(0, 3), start(1, 3)
+  code, line = end(start(1, 2))
+  assert code == 75
+  assert 'process 1 has --num_processes=2, not 3' in line
+  code, line = end(start(1, 3))
+  assert code == 75
+  assert '--process_id=1: another process has it already' in line
+  processes = met([first, second, start(2, 3)])
+  for process in processes:
+    tell(process, 'done')
+  assert [end(process)[0] for process in processes] == [0, 0, 0]
+
+
+def test_strangers_are_ignored(start):
+  first = start(0, 2)
+  second = start(1, 2)
+  met([first, second])
+  for process in (first, second):
+    tell(process, 'done')
+  assert end(first)[0] == 0
