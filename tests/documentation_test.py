@@ -117,6 +117,26 @@ def test_a_command_line_is_understood(
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+  'command', [x for x in commands() if x.startswith('launch/')]
+)
+def test_a_launch_command_can_be_printed(
+  command: str, tmp_path: pathlib.Path
+) -> None:
+  for name in ('BUCKET', 'DATA', 'PWD'):
+    command = command.replace(f'${name}', name.lower())
+  verb, name, *rest = shlex.split(command)
+  done = subprocess.run(
+    ['bash', str(ROOT / verb), name, '--dry-run', *rest],
+    env=os.environ | {'TD_FLAX_LAUNCH_HOME': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stderr
+  assert not list(tmp_path.iterdir())
+
+
 def test_extras_exist() -> None:
   setup = (ROOT / 'setup.py').read_text()
   named = re.findall(r"pip install -e '\.\[([a-z,]+)\]", '\n'.join(commands()))
