@@ -83,6 +83,7 @@ def worker(tmp_path):
   hasty = text.replace('= 5, 300', '= 0.02, 0.1')
   assert hasty != text
   (tmp_path / 'launch/worker.py').write_text(hasty)
+  (tmp_path / 'td_flax/__init__.py').touch()
   (tmp_path / 'td_flax/main.py').write_text(_TRAINING)
   made = Worker(tmp_path)
   yield made
