@@ -18,6 +18,16 @@ _SHARES = {
   'position': 'By position in the row',
   'classes': 'By word class',
 }
+_CURVES = {
+  'full': 'all tokens in all layers',
+  'dropping': 'as it drops',
+  'against': 'the other run',
+}
+_KINDS = {'all': '', 'passing': ', kept words', 'skipping': ', dropped words'}
+_BASELINES = {
+  'majority': 'most frequent class',
+  'token': "most frequent class of the word's first token",
+}
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto;
   padding: 0 1em; color: #222 }
@@ -63,6 +73,8 @@ def write(folder: pathlib.Path, content: dict[str, Any], samples: str) -> None:
     if key in content
   ]
   body.append(_beside(shares))
+  if 'probe' in content:
+    body += _probe(content['probe'], images)
   if content['extremes']:
     body += ['<h2>The importance table</h2>', _extremes(content['extremes'])]
   body += [_image(x, images) for x in ('importance', 'drift')]
@@ -108,6 +120,42 @@ def sentences(
       )
     rows.append(f'<p class="row">{" ".join(spans)}</p>')
   return ''.join(rows)
+
+
+def _probe(found: dict[str, Any], images: dict[str, bytes]) -> list[str]:
+  """The section on what layers' states tell of words."""
+  words = found['test_words']
+  noise = 1 / words**0.5  # two deviations of a share, at the most
+  baselines = ', '.join(
+    f'{title}: {found["baselines"][name]:.1%}'
+    for name, title in _BASELINES.items()
+  )
+  columns = {
+    f'{title}{note}': found['curves'][name][kind]
+    for name, title in _CURVES.items()
+    if name in found['curves']
+    for kind, note in _KINDS.items()
+    if found['curves'][name][kind]
+  }
+  depth = max(map(len, columns.values()))
+  rows = [
+    (
+      f'layer {i - 1}' if i else 'embeddings',
+      *(f'{x[i]:.1%}' if i < len(x) else '' for x in columns.values()),
+    )
+    for i in range(depth)
+  ]
+  return [
+    '<h2>What the layers know</h2>',
+    "<p>Accuracy of a linear classifier of a word's class on the states of its "
+    f'first token, nothing masked: fitted on {found["train_words"]:,} words, '
+    f'counted on {words:,} of other sentences. {found["skipping"]:,} of these '
+    'have a token that is dropped; behind a layer that drops it, it stands as '
+    f'it entered. Without states: {baselines}. Chance moves a figure by up to '
+    f'{noise:.1%}, those of fewer words by more.</p>',
+    _image('probe', images),
+    _table(('', *columns), rows),
+  ]
 
 
 def _extremes(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -189,6 +237,10 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     axes.set(xlabel='step', ylabel='importance, quantiles')
     axes.legend(frameon=False)
     save(figure, 'drift')
+  if 'probe' in content:
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    _draw_probe(axes, content['probe'])
+    save(figure, 'probe')
   there = [key for key in _SHARES if content.get(key)]
   heights = [len(content[key]) + 1 for key in there]
   figure, grid = pyplot.subplots(
@@ -204,3 +256,30 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
   grid[-1, 0].set_xlabel('kept, %')
   save(figure, 'shares')
   return images
+
+
+def _draw_probe(axes: Any, found: dict[str, Any]) -> None:
+  """A color per model, a dash per kind of words, and the baselines."""
+  for i, (name, kinds) in enumerate(found['curves'].items()):
+    for (kind, note), dash in zip(
+      _KINDS.items(), ('-', '--', ':'), strict=True
+    ):
+      if kinds[kind]:
+        axes.plot(
+          [100 * x for x in kinds[kind]],
+          dash,
+          color=f'C{i}',
+          marker='o',
+          markersize=3,
+          label=f'{_CURVES[name]}{note}',
+        )
+  for (name, title), color in zip(
+    _BASELINES.items(), ('silver', 'gray'), strict=True
+  ):
+    axes.axhline(
+      100 * found['baselines'][name], color=color, linewidth=1, label=title
+    )
+  depth = max(len(x['all']) for x in found['curves'].values())
+  axes.set_xticks(range(depth), ['emb.', *range(depth - 1)])
+  axes.set(xlabel='behind layer', ylabel='words whose class is told, %')
+  axes.legend(frameon=False, fontsize=7, ncols=2)
