@@ -81,6 +81,8 @@ def of_rows(
   config: Config,
   importance: Float[np.ndarray, ' V'],
   rows: UInt16[np.ndarray, 'R N'],
+  *,
+  masked: bool = True,
 ) -> Kept:
   """What a step from the checkpoint would keep.
 
@@ -89,6 +91,7 @@ def of_rows(
     config: of `dropping`.
     importance: the checkpoint's table.
     rows: packed, of the length that the run trains on.
+    masked: as the step masks them; otherwise as they are.
 
   Raises:
     errors.CheckpointError: the checkpoint is damaged.
@@ -96,7 +99,9 @@ def of_rows(
   steps, state = next_step(found, config, importance)
   special = found.tokenizer.special
   batch, share = over_rows(
-    lambda *numbered: steps.kept(state, *numbered), rows, special.pad
+    lambda *numbered: steps.kept(state, *numbered, masked=masked),
+    rows,
+    special.pad,
   )
   specials = np.isin(rows, special.as_tuple())
   return Kept(rows, batch.ids, share, ~(specials | batch.hidden))

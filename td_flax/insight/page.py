@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -23,7 +24,11 @@ _CURVES = {
   'dropping': 'as it drops',
   'against': 'the other run',
 }
-_KINDS = {'all': '', 'passing': ', kept words', 'skipping': ', dropped words'}
+_KINDS = {
+  'all': 'all words',
+  'passing': 'words whose token is kept',
+  'skipping': 'words whose token is dropped',
+}
 _BASELINES = {
   'majority': 'most frequent class',
   'token': "most frequent class of the word's first token",
@@ -74,7 +79,7 @@ def write(folder: pathlib.Path, content: dict[str, Any], samples: str) -> None:
   ]
   body.append(_beside(shares))
   if 'probe' in content:
-    body += _probe(content['probe'], images)
+    body += _probe(content, images)
   if content['extremes']:
     body += ['<h2>The importance table</h2>', _extremes(content['extremes'])]
   body += [_image(x, images) for x in ('importance', 'drift')]
@@ -122,29 +127,32 @@ def sentences(
   return ''.join(rows)
 
 
-def _probe(found: dict[str, Any], images: dict[str, bytes]) -> list[str]:
+def _probe(content: dict[str, Any], images: dict[str, bytes]) -> list[str]:
   """The section on what layers' states tell of words."""
+  found = content['probe']
   words = found['test_words']
   noise = 1 / words**0.5  # two deviations of a share, at the most
   baselines = ', '.join(
     f'{title}: {found["baselines"][name]:.1%}'
     for name, title in _BASELINES.items()
   )
-  columns = {
-    f'{title}{note}': found['curves'][name][kind]
-    for name, title in _CURVES.items()
-    if name in found['curves']
-    for kind, note in _KINDS.items()
-    if found['curves'][name][kind]
-  }
-  depth = max(map(len, columns.values()))
-  rows = [
-    (
-      f'layer {i - 1}' if i else 'embeddings',
-      *(f'{x[i]:.1%}' if i < len(x) else '' for x in columns.values()),
+  other = ''
+  if content['against']:
+    name = html.escape(content['against'])
+    other = f' The other run, all tokens in all layers: <code>{name}</code>.'
+  tables = []
+  for kind, title in _KINDS.items():
+    curves = {_CURVES[x]: y[kind] for x, y in found['curves'].items()}
+    rows = [
+      (
+        f'layer {i - 1}' if i else 'embeddings',
+        *('' if x is None else f'{x:.1%}' for x in figures),
+      )
+      for i, figures in enumerate(itertools.zip_longest(*curves.values()))
+    ]
+    tables.append(
+      f'<div><h3>{title.capitalize()}</h3>{_table(("", *curves), rows)}</div>'
     )
-    for i in range(depth)
-  ]
   return [
     '<h2>What the layers know</h2>',
     "<p>Accuracy of a linear classifier of a word's class on the states of its "
@@ -152,9 +160,9 @@ def _probe(found: dict[str, Any], images: dict[str, bytes]) -> list[str]:
     f'counted on {words:,} of other sentences. {found["skipping"]:,} of these '
     'have a token that is dropped; behind a layer that drops it, it stands as '
     f'it entered. Without states: {baselines}. Chance moves a figure by up to '
-    f'{noise:.1%}, those of fewer words by more.</p>',
+    f'{noise:.1%}, those of fewer words by more.{other}</p>',
     _image('probe', images),
-    _table(('', *columns), rows),
+    _beside(tables),
   ]
 
 
@@ -238,8 +246,8 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     axes.legend(frameon=False)
     save(figure, 'drift')
   if 'probe' in content:
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    _draw_probe(axes, content['probe'])
+    figure, grid = pyplot.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    _draw_probe(grid, content['probe'])
     save(figure, 'probe')
   there = [key for key in _SHARES if content.get(key)]
   heights = [len(content[key]) + 1 for key in there]
@@ -258,28 +266,17 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
   return images
 
 
-def _draw_probe(axes: Any, found: dict[str, Any]) -> None:
-  """A color per model, a dash per kind of words, and the baselines."""
-  for i, (name, kinds) in enumerate(found['curves'].items()):
-    for (kind, note), dash in zip(
-      _KINDS.items(), ('-', '--', ':'), strict=True
-    ):
-      if kinds[kind]:
-        axes.plot(
-          [100 * x for x in kinds[kind]],
-          dash,
-          color=f'C{i}',
-          marker='o',
-          markersize=3,
-          label=f'{_CURVES[name]}{note}',
-        )
-  for (name, title), color in zip(
-    _BASELINES.items(), ('silver', 'gray'), strict=True
-  ):
-    axes.axhline(
-      100 * found['baselines'][name], color=color, linewidth=1, label=title
-    )
-  depth = max(len(x['all']) for x in found['curves'].values())
-  axes.set_xticks(range(depth), ['emb.', *range(depth - 1)])
-  axes.set(xlabel='behind layer', ylabel='words whose class is told, %')
-  axes.legend(frameon=False, fontsize=7, ncols=2)
+def _draw_probe(grid: Any, found: dict[str, Any]) -> None:
+  """A panel per kind of words, a curve per model; baselines of all words."""
+  for axes, (kind, title) in zip(grid, _KINDS.items(), strict=True):
+    for name, marker in zip(found['curves'], 'osd', strict=False):
+      figures = [100 * x for x in found['curves'][name][kind]]
+      axes.plot(figures, marker=marker, markersize=4, label=_CURVES[name])
+    axes.set(title=title, xlabel='behind layer')
+    depth = max(len(x[kind]) for x in found['curves'].values())
+    axes.set_xticks(range(depth), ['emb.', *range(depth - 1)][:depth])
+  for (name, label), dash in zip(_BASELINES.items(), (':', '--'), strict=True):
+    figure = 100 * found['baselines'][name]
+    grid[0].axhline(figure, color='gray', linestyle=dash, label=label)
+  grid[0].set_ylabel('class told, % of words')
+  grid[0].legend(frameon=False, fontsize=7)

@@ -124,7 +124,7 @@ def test_layers_are_probed_with_and_without_dropping(
   assert full['all'][0] > found['baselines']['majority'] + 0.1
   html = (tmp_path / 'index.html').read_text()
   assert 'layer 2' in html
-  assert html.count('<th>the other run') == 3
+  assert html.count('<th>the other run</th>') == 3
 
 
 def test_text_of_ones_own_is_escaped(workdir, tmp_path):
