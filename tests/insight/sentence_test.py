@@ -17,7 +17,7 @@ def run(tmp_path, make_config):
   """A run whose table finds `the`, and everything that begins it, easy."""
   corpus = [f'the {a}{b} sat on {b}{a}' for a in 'cdhmnp' for b in 'aeiou'] * 4
   tokenizer = sentence_piece.train(
-    corpus, kind='bpe', vocab_size=320, lowercase=True
+    corpus, kind='bpe', vocab_size=300, lowercase=True
   )
   config = make_config(drop__policy='cumulative_loss')
   steps = step.Steps(
@@ -48,7 +48,7 @@ def test_what_the_table_finds_easy_is_struck_through(run):
   assert len(tokens) == min(len(ids), 30) + 2
   dropped = [piece for style, piece in tokens if 'line-through' in style]
   assert len(dropped) == len(tokens) - round(len(tokens) / 2)
-  assert dropped.count('▁the') == 4
+  assert dropped.count('▁the') == [x for _, x in tokens].count('▁the') > 3
   assert '[CLS]' not in dropped
   # Text and ground have colours of their own: any page will do.
   assert all('color:#000' in x and 'background:#' in x for x, _ in tokens)

@@ -16,7 +16,7 @@ def tokenizer():
     f'does {a} bark at it, or {b}? yes.' for a in 'abcdef' for b in 'ghijkl'
   ]
   return sentence_piece.train(
-    corpus, kind='bpe', vocab_size=320, lowercase=True
+    corpus, kind='bpe', vocab_size=300, lowercase=True
   )
 
 
