@@ -17,9 +17,9 @@
 # that Python itself carries; then shows the loss, the tokens that are dropped,
 # and what the model puts in the place of `[MASK]`.
 #
-# It runs on a CPU, GPU or TPU. Only speed differs: a minute or two on an
-# accelerator, four on 2 CPU cores; losses agree but for rounding. So short a
-# run learns how frequent words are and little more.
+# It runs on a CPU, GPU or TPU. Only speed differs: about four minutes on 2 CPU
+# cores, less on an accelerator; losses agree but for rounding. So short a run
+# learns how frequent words are and little more.
 
 # %%
 import os

@@ -85,7 +85,8 @@ def content(
     `full`, all tokens in all layers; `dropping`, as the step drops them;
     `against`, the other run's with all tokens in all layers: each with the
     accuracy behind the embeddings and every layer on `all` words, on those
-    whose token is `passing` the layers that drop, and on those `skipping` them.
+    whose token is `passing` at least half of the layers that drop, and on those
+    `skipping` them; a list is empty where there are no such words.
 
   Raises:
     errors.UserError: the words are too few, or a run cannot be read.
