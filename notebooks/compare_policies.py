@@ -20,9 +20,9 @@
 # It runs on a CPU, GPU or TPU. Time is measured where it runs, so equal time
 # means other numbers of steps there, and the verdicts may differ: dropping is
 # worth most where matrix products take most of the time. Several GPUs each take
-# runs of their own. 300 steps and 2 seeds, under an hour on 2 CPU cores, show how
-# it works and are far too few for an answer; the report says so. An answer takes
-# 8,000 steps and 5 seeds on text like Wikipedia's (`docs/comparing.md`).
+# runs of their own. 300 steps and 2 seeds, under an hour on 2 CPU cores, show
+# how it works and are far too few for an answer; the report says so. An answer
+# takes 8,000 steps and 5 seeds on text like Wikipedia's (`docs/comparing.md`).
 
 # %%
 import os
