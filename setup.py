@@ -54,5 +54,12 @@ setuptools.setup(
     # The independent references of the tests; CPU builds suffice.
     'reference': ['scikit-learn>=1.5', 'torch>=2.4', 'transformers>=5'],
     'plot': ['matplotlib>=3.9'],
+    # To execute the notebooks and to pair them with their sources.
+    'notebooks': [
+      'ipykernel>=6.29',
+      'jupytext>=1.16',
+      'matplotlib>=3.9',
+      'nbclient>=0.10',
+    ],
   },
 )

@@ -175,6 +175,8 @@ class Steps(Learner):
     state: TrainState,
     ids: Int[Array, 'B N'],
     rows: Int[Array, ' B'],
+    *,
+    masked: bool = True,
   ) -> tuple[masking.MaskedBatch, Float[Array, 'B N']]:
     """What the state's next step would keep of some rows; without dropout.
 
@@ -182,12 +184,13 @@ class Steps(Learner):
       state: before that step.
       ids: packed rows.
       rows: their numbers in the global batch.
+      masked: as the step masks them; otherwise as they are.
 
     Returns:
-      The masked rows, and of the layers that drop tokens the share that each
-      token passes through.
+      The rows, and of the layers that drop tokens the share that each token
+      passes through.
     """
-    _, batch, router = self._drawn(state, ids, rows)
+    _, batch, router = self._drawn(state, ids, rows, masked=masked)
     passed, layers = jnp.zeros(ids.shape), 0
 
     def recording(span: plans.Span, *entered: Any) -> routing.Route:
@@ -204,17 +207,44 @@ class Steps(Learner):
     )
     return batch, passed / layers
 
+  def states(
+    self,
+    state: TrainState,
+    ids: Int[Array, 'B N'],
+    rows: Int[Array, ' B'],
+    *,
+    dropping: bool,
+  ) -> list[Float[Array, 'B N D']]:
+    """The states of rows as they are, not masked, before and behind each layer.
+
+    Args:
+      state: as in `kept`.
+      ids: packed rows.
+      rows: their numbers in the global batch.
+      dropping: what `kept` drops skips its layers; otherwise nothing does.
+    """
+    _, batch, router = self._drawn(state, ids, rows, masked=False)
+    plan = plans.full(self.config.model.num_layers)
+    if dropping:
+      plan = self.policy.plan(self.config)
+    model = nnx.merge(self.graph, state.params)
+    return model.states(batch.ids, batch.segments, plan, router)
+
   def _drawn(
     self,
     state: TrainState,
     ids: Int[Array, 'B N'],
     rows: Int[Array, ' B'],
+    *,
+    masked: bool = True,
   ) -> tuple[Key[Array, ' B'], masking.MaskedBatch, bert.Router]:
     """The keys of a step's rows, the rows masked, and what routes them."""
     seed = jax.random.wrap_key_data(state.key)
     keys = masking.row_keys(seed, state.step, rows)
     ids = ids.astype(jnp.int32)
     batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
+    if not masked:
+      batch = batch._replace(ids=ids, hidden=jnp.zeros_like(batch.hidden))
     # Streams of one row: masks use its key; spans and dropout, folds of it.
     router = self._router(batch, state.importance, _fold(keys, 1))
     return keys, batch, router

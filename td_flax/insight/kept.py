@@ -2,18 +2,19 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt16
+from jaxtyping import Array, Bool, Float, Int, UInt16
 
-from td_flax import errors, programs, step
+from td_flax import errors, pretrained, programs, step
 from td_flax.config import Config
 from td_flax.devices import OneDevice
 from td_flax.dropping import policies
-from td_flax.pretrained import OfRun
+from td_flax.learner import TrainState
 
 _ROWS_AT_ONCE = 16
 _BANDS = 10, 100, 1_000, 10_000  # ranks by frequency in the corpus
@@ -34,6 +35,25 @@ class Kept(NamedTuple):
   shown: Int[np.ndarray, 'R N']
   share: Float[np.ndarray, 'R N']
   free: Bool[np.ndarray, 'R N']
+
+
+def find(path: str, flag: str, step: str = 'latest') -> pretrained.OfRun:
+  """The checkpoint of a pretraining run.
+
+  Args:
+    path: its workdir.
+    flag: what messages name.
+    step: `latest`, `best` (by held-out loss) or a number.
+
+  Raises:
+    errors.UserError: there is none.
+  """
+  found = pretrained.find(path, flag, step)
+  if not isinstance(found, pretrained.OfRun) or found.config.task.name:
+    raise errors.ConfigError(
+      f'{found.where}: must be the workdir of a pretraining'
+    )
+  return found
 
 
 def dropping(config: Config, where: str) -> Config:
@@ -57,10 +77,12 @@ def dropping(config: Config, where: str) -> Config:
 
 
 def of_rows(
-  found: OfRun,
+  found: pretrained.OfRun,
   config: Config,
   importance: Float[np.ndarray, ' V'],
   rows: UInt16[np.ndarray, 'R N'],
+  *,
+  masked: bool = True,
 ) -> Kept:
   """What a step from the checkpoint would keep.
 
@@ -69,6 +91,31 @@ def of_rows(
     config: of `dropping`.
     importance: the checkpoint's table.
     rows: packed, of the length that the run trains on.
+    masked: as the step masks them; otherwise as they are.
+
+  Raises:
+    errors.CheckpointError: the checkpoint is damaged.
+  """
+  steps, state = next_step(found, config, importance)
+  special = found.tokenizer.special
+  batch, share = over_rows(
+    lambda *numbered: steps.kept(state, *numbered, masked=masked),
+    rows,
+    special.pad,
+  )
+  specials = np.isin(rows, special.as_tuple())
+  return Kept(rows, batch.ids, share, ~(specials | batch.hidden))
+
+
+def next_step(
+  found: pretrained.OfRun, config: Config, importance: Float[np.ndarray, ' V']
+) -> tuple[step.Steps, TrainState]:
+  """The step that a checkpoint is followed by, in float32, and its state.
+
+  Args:
+    found: the checkpoint.
+    config: of the step.
+    importance: the checkpoint's table.
 
   Raises:
     errors.CheckpointError: the checkpoint is damaged.
@@ -82,26 +129,42 @@ def of_rows(
     config, tokenizer.vocab_size, tokenizer.special, OneDevice()
   )
   state = steps.init(importance)
-  state = dataclasses.replace(
-    state,
-    step=jnp.int32(found.step),
-    params=found.params(jax.device_get(state.params)),
+  params = found.params(jax.device_get(state.params))
+  return steps, dataclasses.replace(
+    state, step=jnp.int32(found.step), params=params
   )
-  kept = jax.jit(steps.kept)
+
+
+def over_rows(
+  function: Callable[[Array, Array], Any],
+  rows: UInt16[np.ndarray, 'R N'],
+  pad: int,
+  chosen: Bool[np.ndarray, 'R N'] | None = None,
+) -> Any:
+  """What a function makes of rows, a few of them at a time.
+
+  Args:
+    function: of the rows and their numbers; returns a pytree of arrays whose
+      first axis are the rows.
+    rows: any number of them.
+    pad: fills the rows that a last call lacks.
+    chosen: tokens to return nothing else of; the arrays' first axis are they.
+
+  Returns:
+    That pytree, with numpy leaves.
+  """
+  function = jax.jit(function)
   parts = []
-  lacking = -len(rows) % _ROWS_AT_ONCE
-  whole = np.pad(
-    rows, ((0, lacking), (0, 0)), constant_values=tokenizer.special.pad
-  )
-  for start in range(0, len(whole), _ROWS_AT_ONCE):
-    numbers = start + np.arange(_ROWS_AT_ONCE)
-    batch, share = kept(state, whole[numbers], numbers)
-    parts.append(jax.device_get((batch.ids, batch.hidden, share)))
-  shown, hidden, share = (
-    np.concatenate(x)[: len(rows)] for x in zip(*parts, strict=True)
-  )
-  special = np.isin(rows, tokenizer.special.as_tuple())
-  return Kept(rows, shown, share, ~(special | hidden))
+  for start in range(0, len(rows), _ROWS_AT_ONCE):
+    these = rows[start : start + _ROWS_AT_ONCE]
+    lacking = _ROWS_AT_ONCE - len(these)
+    whole = np.pad(these, ((0, lacking), (0, 0)), constant_values=pad)
+    found = function(whole, start + np.arange(_ROWS_AT_ONCE))
+    index = slice(len(these))
+    if chosen is not None:
+      index = np.nonzero(chosen[start : start + _ROWS_AT_ONCE])
+    parts.append(jax.tree.map(lambda x, i=index: np.asarray(x)[i], found))
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def by_group(

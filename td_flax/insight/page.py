@@ -2,6 +2,7 @@
 
 import base64
 import html
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -17,6 +18,20 @@ _SHARES = {
   'frequency': 'By frequency: rank of the id in the corpus',
   'position': 'By position in the row',
   'classes': 'By word class',
+}
+_CURVES = {
+  'full': 'all tokens in all layers',
+  'dropping': 'as it drops',
+  'against': 'the other run',
+}
+_KINDS = {
+  'all': 'all words',
+  'passing': 'words whose token is kept',
+  'skipping': 'words whose token is dropped',
+}
+_BASELINES = {
+  'majority': 'most frequent class',
+  'token': "most frequent class of the word's first token",
 }
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto;
@@ -63,6 +78,8 @@ def write(folder: pathlib.Path, content: dict[str, Any], samples: str) -> None:
     if key in content
   ]
   body.append(_beside(shares))
+  if 'probe' in content:
+    body += _probe(content, images)
   if content['extremes']:
     body += ['<h2>The importance table</h2>', _extremes(content['extremes'])]
   body += [_image(x, images) for x in ('importance', 'drift')]
@@ -108,6 +125,45 @@ def sentences(
       )
     rows.append(f'<p class="row">{" ".join(spans)}</p>')
   return ''.join(rows)
+
+
+def _probe(content: dict[str, Any], images: dict[str, bytes]) -> list[str]:
+  """The section on what layers' states tell of words."""
+  found = content['probe']
+  words = found['test_words']
+  noise = 1 / words**0.5  # two deviations of a share, at the most
+  baselines = ', '.join(
+    f'{title}: {found["baselines"][name]:.1%}'
+    for name, title in _BASELINES.items()
+  )
+  other = ''
+  if content['against']:
+    name = html.escape(content['against'])
+    other = f' The other run, all tokens in all layers: <code>{name}</code>.'
+  tables = []
+  for kind, title in _KINDS.items():
+    curves = {_CURVES[x]: y[kind] for x, y in found['curves'].items()}
+    rows = [
+      (
+        f'layer {i - 1}' if i else 'embeddings',
+        *('' if x is None else f'{x:.1%}' for x in figures),
+      )
+      for i, figures in enumerate(itertools.zip_longest(*curves.values()))
+    ]
+    tables.append(
+      f'<div><h3>{title.capitalize()}</h3>{_table(("", *curves), rows)}</div>'
+    )
+  return [
+    '<h2>What the layers know</h2>',
+    "<p>Accuracy of a linear classifier of a word's class on the states of its "
+    f'first token, nothing masked: fitted on {found["train_words"]:,} words, '
+    f'counted on {words:,} of other sentences. {found["skipping"]:,} of these '
+    'have a token that is dropped; behind a layer that drops it, it stands as '
+    f'it entered. Without states: {baselines}. Chance moves a figure by up to '
+    f'{noise:.1%}, those of fewer words by more.{other}</p>',
+    _image('probe', images),
+    _beside(tables),
+  ]
 
 
 def _extremes(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -189,6 +245,10 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     axes.set(xlabel='step', ylabel='importance, quantiles')
     axes.legend(frameon=False)
     save(figure, 'drift')
+  if 'probe' in content:
+    figure, grid = pyplot.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    _draw_probe(grid, content['probe'])
+    save(figure, 'probe')
   there = [key for key in _SHARES if content.get(key)]
   heights = [len(content[key]) + 1 for key in there]
   figure, grid = pyplot.subplots(
@@ -204,3 +264,19 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
   grid[-1, 0].set_xlabel('kept, %')
   save(figure, 'shares')
   return images
+
+
+def _draw_probe(grid: Any, found: dict[str, Any]) -> None:
+  """A panel per kind of words, a curve per model; baselines of all words."""
+  for axes, (kind, title) in zip(grid, _KINDS.items(), strict=True):
+    for name, marker in zip(found['curves'], 'osd', strict=False):
+      figures = [100 * x for x in found['curves'][name][kind]]
+      axes.plot(figures, marker=marker, markersize=4, label=_CURVES[name])
+    axes.set(title=title, xlabel='behind layer')
+    depth = max(len(x[kind]) for x in found['curves'].values())
+    axes.set_xticks(range(depth), ['emb.', *range(depth - 1)][:depth])
+  for (name, label), dash in zip(_BASELINES.items(), (':', '--'), strict=True):
+    figure = 100 * found['baselines'][name]
+    grid[0].axhline(figure, color='gray', linestyle=dash, label=label)
+  grid[0].set_ylabel('class told, % of words')
+  grid[0].legend(frameon=False, fontsize=7)

@@ -1,33 +1,55 @@
-"""Word classes of a CoNLL-U file, token by token of packed rows."""
+"""The words of a CoNLL-U file and their classes, in packed rows."""
 
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt16
+from jaxtyping import Bool, Int, UInt16
 
 from td_flax import errors
 from td_flax.data.packing import Packer
-from td_flax.data.vocabulary import SpecialIds, Tokenizer
+from td_flax.data.vocabulary import Tokenizer
 from td_flax.tasks import tag
 
 _FORM, _CLASS, _NOTES = 1, 3, 9  # of CoNLL-U's columns, from 0
 _NO_SPACE = 'SpaceAfter=No'
-_MARKS = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 
 
 class Words(NamedTuple):
   """Rows whose tokens belong to words of known classes.
 
+  Letters: R rows, N tokens, W words.
+
   Attributes:
     rows: packed.
-    classes: of each token, -1 for the special ones.
+    words: of each token its word, -1 for the special ones.
+    classes: of each word.
+    sentences: of each word.
     names: of the classes.
   """
 
   rows: UInt16[np.ndarray, 'R N']
-  classes: Int[np.ndarray, 'R N']
+  words: Int[np.ndarray, 'R N']
+  classes: Int[np.ndarray, ' W']
+  sentences: Int[np.ndarray, ' W']
   names: list[str]
+
+  def first(self, num_rows: int) -> 'Words':
+    """The same, of the first rows only."""
+    return self._replace(rows=self.rows[:num_rows], words=self.words[:num_rows])
+
+  @property
+  def token_classes(self) -> Int[np.ndarray, 'R N']:
+    """The class of each token's word, -1 for special tokens."""
+    return np.where(self.words < 0, -1, self.classes[self.words])
+
+  @property
+  def begins(self) -> Bool[np.ndarray, 'R N']:
+    """The tokens that are the first of a word."""
+    there = self.words >= 0
+    begins = np.zeros_like(there)
+    begins[there] = np.diff(self.words[there], prepend=-1) != 0
+    return begins
 
 
 def read(path: str, tokenizer: Tokenizer, length: int) -> Words:
@@ -44,26 +66,29 @@ def read(path: str, tokenizer: Tokenizer, length: int) -> Words:
   if pathlib.Path(path).suffix.lower() != '.conllu':
     raise errors.ConfigError(f'--conllu={path!r}: must end in .conllu')
   file = tag.read('--conllu', path)
-  text, starts, classes = '', [], []
-  for sentence in file.sentences:
+  text, starts, classes, sentences = '', [], [], []
+  for number, sentence in enumerate(file.sentences):
     for line in sentence:
       starts.append(len(text))
       classes.append(line.cells[_CLASS])
+      sentences.append(number)
       glued = _NO_SPACE in line.cells[_NOTES].split('|')
       text += line.cells[_FORM] + ('' if glued else ' ')
   names = sorted(set(classes))
-  numbers = np.array([names.index(x) for x in classes])
   ((ids, offsets),) = tokenizer.encode_with_offsets([text])
-  words = np.searchsorted(starts, offsets[:, 0], side='right') - 1
-  # Packed alike: ids, and classes, which begin behind the marks.
-  behind = max(_MARKS.as_tuple()) + 1
-  packed = []
-  for values, special in (
-    (ids, tokenizer.special),
-    ((numbers[words] + behind).astype(np.uint16), _MARKS),
-  ):
-    packer = Packer(length, special)
-    packer.add(values)
-    packed.append(packer.finish())
-  rows, marks = packed
-  return Words(rows, np.maximum(marks.astype(int) - behind, -1), names)
+  packer = Packer(length, tokenizer.special)
+  packer.add(ids)
+  rows = packer.finish()
+  special = tokenizer.special
+  words = np.full(rows.shape, -1)
+  # Packing keeps the order and loses nothing; a text's own ids may be [UNK].
+  words[~np.isin(rows, (special.pad, special.cls, special.sep))] = (
+    np.searchsorted(starts, offsets[:, 0], side='right') - 1
+  )
+  return Words(
+    rows,
+    words,
+    np.array([names.index(x) for x in classes]),
+    np.array(sentences),
+    names,
+  )

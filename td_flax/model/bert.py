@@ -10,6 +10,7 @@ norm, MLP, dropout, add, norm. Pre-LN: norm, attention, dropout, add, norm, MLP,
 dropout, add, and one norm behind the last layer.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +178,41 @@ class Encoder(nnx.Module):
     """The states that enter layer 0; arguments as in `encode`."""
     x = self.embeddings(ids, segments.positions, types, fold(seeds, 0))
     return self.devices.by_rows(x)
+
+  def states(
+    self,
+    ids: Int[Array, 'B N'],
+    segments: Segments,
+    plan: plans.Plan,
+    router: Router | None = None,
+  ) -> list[Float[Array, 'B N D']]:
+    """What enters layer 0 and what leaves every layer, without dropout.
+
+    Behind a layer of a span that drops tokens stands what the span would leave
+    if it ended there: the kept tokens as that layer made them, the others as
+    they entered the span. The last of the states are those of `encode`.
+
+    Args:
+      ids: as in `encode`.
+      segments: as in `encode`.
+      plan: one whose spans all restore.
+      router: as in `encode`.
+    """
+    found = [self.embed(ids, segments, None)]
+    for span in plan:
+      x = found[-1]
+      # Each time from the span's start: its clusters are no states of tokens.
+      # What the parts have in common is compiled once.
+      for stop in range(1, len(span.layers) + 1):
+        part = dataclasses.replace(
+          span,
+          layers=span.layers[:stop],
+          cross_attend=min(span.cross_attend, stop),
+        )
+        found.append(self.through(x, segments, (part,), router, None, None))
+    if self.norm is not None:
+      found[-1] = self.norm(found[-1])
+    return found
 
   def through(
     self,

@@ -2,13 +2,15 @@ r"""Shows which tokens a pretraining run drops, on one HTML page.
 
     python -m td_flax.tools.token_report --workdir=runs/mine --output=report
     python -m td_flax.tools.token_report --workdir=runs/mine --output=report \
-        --conllu=en_ewt-ud-dev.conllu
+        --conllu=en_ewt-ud-dev.conllu [--against=runs/plain]
 
 Writes index.html, which holds everything, report.json and, with the extra
 `plot`, the plots as PNG: the importance table (extremes, distribution, drift
 over training), the share of tokens kept by frequency, by position and, for a
 CoNLL-U file, by word class, and sentences with what is kept and dropped of
 them. The tokens are those of the run's held-out rows, of --text or of --conllu.
+For a CoNLL-U file also how much of a word's class each layer's states tell (a
+linear probe), with and without dropping, and in the run --against.
 """
 
 import pathlib
@@ -28,6 +30,9 @@ def define_flags() -> None:
   absl_flags.DEFINE_string('text', '', 'Text in the form of data.files.')
   absl_flags.DEFINE_string('text_field', 'text', 'Of its JSON lines.')
   absl_flags.DEFINE_string('conllu', '', 'A CoNLL-U file, for word classes.')
+  absl_flags.DEFINE_string(
+    'against', '', 'A run of the same tokenizer whose layers are probed too.'
+  )
   absl_flags.DEFINE_integer(
     'num_rows', 64, 'Rows that are looked at, from the first.', 1
   )
@@ -46,28 +51,29 @@ def main() -> None:
       raise errors.ConfigError(f'--{name}: missing')
   if values.text and values.conllu:
     raise errors.ConfigError('--conllu: must be empty where --text is given')
+  if values.against and not values.conllu:
+    raise errors.ConfigError('--against: needs --conllu')
   import numpy as np
 
-  from td_flax import checkpoint, pretrained
+  from td_flax import checkpoint
   from td_flax.data import dataset
   from td_flax.dropping import policies
   from td_flax.insight import kept as kept_lib
-  from td_flax.insight import page, table, words
+  from td_flax.insight import page, probe, table, words
   from td_flax.tasks import heldout
 
-  where = f'--workdir={values.workdir!r}'
-  found = pretrained.find(values.workdir, '--workdir', values.step)
-  if not isinstance(found, pretrained.OfRun) or found.config.task.name:
-    raise errors.ConfigError(f'{where}: must be the workdir of a pretraining')
-  config = kept_lib.dropping(found.config, where)
+  found = kept_lib.find(values.workdir, '--workdir', values.step)
+  config = kept_lib.dropping(found.config, found.where)
   packed = dataset.load(
     pathlib.Path(found.config.data.dir or found.workdir.data)
   )
   tokenizer, length = found.tokenizer, config.data.sequence_length
-  classes = None
+  tagged, against = None, None
   if values.conllu:
-    classes = words.read(values.conllu, tokenizer, length)
-    rows = classes.rows
+    tagged = words.read(values.conllu, tokenizer, length).first(values.num_rows)
+    rows = tagged.rows
+    if values.against:
+      against = kept_lib.find(values.against, '--against')
   elif values.text:
     rows = heldout.rows_of(values.text, values.text_field, tokenizer, length)
   else:
@@ -92,10 +98,12 @@ def main() -> None:
     'frequency': kept_lib.by_frequency(kept, packed.unigram_counts),
     'position': kept_lib.by_position(kept),
   }
-  if classes:
+  if tagged:
     content['classes'] = kept_lib.by_group(
-      kept, classes.classes[: len(rows)], classes.names
+      kept, tagged.token_classes, tagged.names
     )
+    content['against'] = values.against
+    content['probe'] = probe.content(found, config, tagged, against)
   policy = policies.load(config.drop.policy)(
     config, tokenizer.vocab_size, tokenizer.special
   )

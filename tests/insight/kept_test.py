@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,40 @@ def test_a_policy_that_draws_anew_in_every_layer_keeps_shares(kept_of):
   )
   assert len(np.unique(share)) > 2
   np.testing.assert_allclose(share.mean(), 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize('policy', ['cumulative_loss', 'attention', 'random'])
+def test_states_drop_what_is_kept_of_rows_that_are_not_masked(kept_of, policy):
+  steps, rows, *_ = kept_of(
+    drop__policy=policy, model__num_layers=5, drop__last_layer=3
+  )
+  state, numbers = steps.init(np.zeros(VOCAB, np.float32)), jnp.arange(6)
+  batch, share = jax.jit(lambda *x: steps.kept(state, *x, masked=False))(
+    rows, numbers
+  )
+  np.testing.assert_array_equal(batch.ids, rows)
+  assert not batch.hidden.any()
+  found, full = (
+    jax.jit(lambda *x, on=on: steps.states(state, *x, dropping=on))(
+      rows, numbers
+    )
+    for on in (True, False)
+  )
+  assert len(found) == len(full) == 6
+  np.testing.assert_array_equal(found[1], full[1])
+  for before, after in itertools.pairwise(found[1:5]):
+    np.testing.assert_array_equal((before != after).any(-1), share == 1)
+
+
+def test_rows_are_taken_a_few_at_a_time(make_rows):
+  rows = make_rows(35)
+  chosen = rows % 7 == 0
+  found = module.over_rows(lambda x, i: (x + i[:, None], i), rows, 0)
+  np.testing.assert_array_equal(found[0], rows + np.arange(35)[:, None])
+  np.testing.assert_array_equal(found[1], np.arange(35))
+  np.testing.assert_array_equal(
+    module.over_rows(lambda x, i: x, rows, 0, chosen), rows[chosen]
+  )
 
 
 def test_groups_count_free_tokens_only():

@@ -38,7 +38,9 @@ def test_every_token_has_the_class_of_its_word(tmp_path, special):
   found = words.read(str(file), Letters(special), 16)
   assert found.names == ['AUX', 'NOUN', 'PART', 'PUNCT', 'VERB']
   text = [chr(i) if i > 4 else '' for i in found.rows.ravel()]
-  classes = [found.names[i] if i >= 0 else '' for i in found.classes.ravel()]
+  classes = [
+    found.names[i] if i >= 0 else '' for i in found.token_classes.ravel()
+  ]
   read = [(x, name) for x, name in zip(text, classes, strict=True) if name]
   assert read == [
     *((x, 'NOUN') for x in 'Dogs'),
@@ -47,9 +49,12 @@ def test_every_token_has_the_class_of_its_word(tmp_path, special):
     *((x, 'AUX') for x in 'do'),
     *((x, 'PART') for x in "n't"),
   ]
+  first = [chr(i) for i in found.rows[found.begins]]
+  assert first == ['D', 'b', '.', 'd', 'n']
+  assert found.sentences.tolist() == [0, 0, 0, 1, 1]
   # Special tokens, and they alone, belong to no word.
   special_ids = np.isin(found.rows, special.as_tuple())
-  np.testing.assert_array_equal(found.classes < 0, special_ids)
+  np.testing.assert_array_equal(found.token_classes < 0, special_ids)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +84,8 @@ def test_a_real_tokenizer_splits_words_within_their_class(tmp_path):
   file = tmp_path / 'x.conllu'
   file.write_text(SENTENCES)
   found = words.read(str(file), tokenizer, 64)
-  assert set(found.classes.ravel()) == {-1, 0, 1, 2, 3, 4}
-  pieces = [tokenizer.piece(int(i)) for i in found.rows[found.classes == 1]]
+  assert set(found.token_classes.ravel()) == {-1, 0, 1, 2, 3, 4}
+  pieces = [
+    tokenizer.piece(int(i)) for i in found.rows[found.token_classes == 1]
+  ]
   assert ''.join(pieces).replace('▁', '') == 'dogs'

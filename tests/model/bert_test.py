@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import chex
 import jax
@@ -243,3 +244,37 @@ def test_weights_start_as_published(make_config):
   assert kernel.std() == pytest.approx(0.02 * 0.8796, rel=0.02)
   np.testing.assert_array_equal(model.layers[0].mlp.inner.bias[...], 0)
   np.testing.assert_array_equal(model.layers[0].mlp_norm.scale[...], 1)
+
+
+@pytest.mark.parametrize('norm', ['post', 'pre'])
+@pytest.mark.parametrize('clusters', [0, 3])
+def test_states_of_layers_are_those_that_the_model_computes(
+  make_config, make_rows, special, norm, clusters
+):
+  model = make(make_config(), norm=norm, num_layers=5)
+  ids = make_rows(2)
+  given = jnp.asarray(ids, jnp.int32), segments(ids, special)
+
+  def router(span, x, received):
+    route = keep_first(10)(span, x, received)
+    clusters = routing.cluster(
+      ~route.kept, jnp.ones(ids.shape), given[1].segments, span.clusters
+    )
+    return route._replace(clusters=clusters if span.clusters else None)
+
+  full = model.states(*given, plans.full(5))
+  assert len(full) == 6
+  np.testing.assert_array_equal(full[-1], model.encode(*given, plans.full(5)))
+  x = model.embed(*given, None)
+  for i, state in enumerate(full[:-1]):
+    np.testing.assert_array_equal(state, x)
+    x = model.through(x, given[1], (plans.Span((i,)),), None, None, None)
+
+  plan = plans.token_dropping(5, 1, 3, 10, cross_attend=True, clusters=clusters)
+  found = model.states(*given, plan, router)
+  np.testing.assert_array_equal(found[-1], model.encode(*given, plan, router))
+  np.testing.assert_array_equal(found[1], full[1])
+  # In the narrow layers 1 to 3 the dropped ones stay, the others move.
+  for before, after in itertools.pairwise(found[1:5]):
+    np.testing.assert_array_equal(before[:, 10:], after[:, 10:])
+    assert (before[:, :10] != after[:, :10]).any(-1).all()

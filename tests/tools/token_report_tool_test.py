@@ -73,15 +73,57 @@ def test_a_run_becomes_a_page(workdir, tmp_path):
   assert 'title="importance ' in html
 
 
-def test_plots_are_in_the_page(workdir, tmp_path):
+def test_plots_are_in_the_page(workdir, treebank, tmp_path):
   pytest.importorskip('matplotlib', reason='needs the extra `plot`')
-  done = run(f'--workdir={workdir}', f'--output={tmp_path}')
+  arguments = [f'--workdir={workdir}', f'--conllu={treebank}']
+  done = run(*arguments, f'--output={tmp_path}')
   assert done.returncode == 0, done.stderr
   html = (tmp_path / 'index.html').read_text()
-  for name in ('importance', 'drift', 'shares'):
+  for name in ('importance', 'drift', 'shares', 'probe'):
     png = (tmp_path / f'{name}.png').read_bytes()
     assert png.startswith(b'\x89PNG')
     assert f'<img alt="{name}"' in html
+
+
+@pytest.fixture(scope='module')
+def treebank(tmp_path_factory):
+  """Sentences of the run's words, whose class is their first letter's."""
+  rng = random.Random(1)
+  path = tmp_path_factory.mktemp('treebank') / 'x.conllu'
+  sentences = []
+  for _ in range(60):
+    words = [''.join(rng.choices('abcdefghijklmnop', k=5)) for _ in range(6)]
+    sentences.append(
+      '\n'.join(
+        f'{i}\t{x}\t_\t{"NOUN" if x < "i" else "VERB"}' + '\t_' * 6
+        for i, x in enumerate(words, 1)
+      )
+    )
+  path.write_text('\n\n'.join(sentences) + '\n')
+  return path
+
+
+def test_layers_are_probed_with_and_without_dropping(
+  workdir, treebank, tmp_path
+):
+  arguments = [f'--workdir={workdir}', f'--conllu={treebank}']
+  arguments += [f'--against={workdir}', f'--output={tmp_path}']
+  done = run(*arguments)
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'report.json').read_text())['probe']
+  assert found['train_words'] > 2 * found['test_words'] > 0
+  full, dropping, against = (
+    found['curves'][name] for name in ('full', 'dropping', 'against')
+  )
+  assert against['all'] == full['all']  # the same run
+  assert [len(x) for x in dropping.values()] == [4, 4, 4]
+  # Nothing is dropped before layer 1.
+  assert dropping['all'][:2] == full['all'][:2]
+  # A first letter is known where first tokens are.
+  assert full['all'][0] > found['baselines']['majority'] + 0.1
+  html = (tmp_path / 'index.html').read_text()
+  assert 'layer 2' in html
+  assert html.count('<th>the other run</th>') == 3
 
 
 def test_text_of_ones_own_is_escaped(workdir, tmp_path):
@@ -111,11 +153,21 @@ def test_text_of_ones_own_is_escaped(workdir, tmp_path):
       ['--workdir={run}', '--output={tmp}/x', '--text=a', '--conllu=b'],
       '--conllu: must be empty where --text is given',
     ),
+    (
+      ['--workdir={run}', '--output={tmp}/x', '--against={run}'],
+      '--against: needs --conllu',
+    ),
+    (
+      ['--workdir={run}', '--output={tmp}/x', '--conllu={tmp}/2.conllu'],
+      'rows hold 2 sentences; a probe needs at least 4, of two word classes',
+    ),
   ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
   workdir, tmp_path, arguments, message
 ):
+  word = '1\tab\t_\tNOUN' + '\t_' * 6
+  (tmp_path / '2.conllu').write_text(f'{word}\n\n{word}\n')
   done = run(*(x.format(tmp=tmp_path, run=workdir) for x in arguments))
   assert done.returncode in (1, 2)
   assert message in done.stderr

@@ -1,0 +1,86 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Which tokens to drop?
+#
+# Trains the same small BERT in five ways: nothing dropped (`plain`), tokens
+# dropped at `random`, by `frequency`, by `cumulative_loss`, and a `shallow`
+# BERT that costs as much as these; for equal steps and for equal time.
+#
+# It runs on a CPU, GPU or TPU. Time is measured where it runs, so equal time
+# means other numbers of steps there, and the verdicts may differ: dropping is
+# worth most where matrix products take most of the time. Several GPUs each take
+# runs of their own. 300 steps and 2 seeds, under an hour on 2 CPU cores, show
+# how it works and are far too few for an answer; the report says so. An answer
+# takes 8,000 steps and 5 seeds on text like Wikipedia's (`docs/comparing.md`).
+
+# %%
+import os
+
+STEPS = int(os.environ.get('TD_FLAX_NOTEBOOK_STEPS', '300'))
+SEEDS = int(os.environ.get('TD_FLAX_NOTEBOOK_SEEDS', '2'))
+# Or a glob of your .txt or .jsonl files.
+FILES = os.environ.get('TD_FLAX_NOTEBOOK_FILES', 'embedded')
+# More of the command line, for example '--config.base.drop.keep=0.25'.
+OPTIONS = os.environ.get('TD_FLAX_NOTEBOOK_OPTIONS', '')
+RUNS = os.environ.get('TD_FLAX_NOTEBOOK_RUNS', 'runs')
+REPOSITORY = 'THIS_REPOSITORY'  # its URL, where td_flax is not installed yet
+
+# %% [markdown]
+# ## Install
+# JAX for the accelerator that is there; one that is new enough stays as it is.
+
+# %%
+import glob
+import importlib.util
+import shutil
+
+if importlib.util.find_spec('td_flax') is None:
+  has_tpu = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
+  JAX = 'jax[cuda12]' if shutil.which('nvidia-smi') else 'jax'
+  JAX = 'jax[tpu]' if has_tpu else JAX
+  # !git clone -q {REPOSITORY} td_flax
+  # !pip install -q '{JAX}' './td_flax[plot]'
+  assert _exit_code == 0
+  # %cd td_flax
+
+# %% [markdown]
+# ## Train all of them
+# `random` and `shallow` are added to every comparison, as controls. After an
+# interruption the same command goes on.
+
+# %%
+EVERY = max(1, STEPS // 10)
+# !python -m td_flax.tools.compare --config=configs/compare/policies_mini.py \
+#   --config.protocols=equal_steps,equal_time --config.seeds={SEEDS} \
+#   --config.base.data.files='{FILES}' --config.base.train.num_steps={STEPS} \
+#   --config.base.eval.every={EVERY} --workdir={RUNS}/policies {OPTIONS}
+assert _exit_code == 0
+
+# %% [markdown]
+# ## What follows
+
+# %%
+import pathlib
+
+from IPython.display import Image, Markdown, display
+
+FOLDER = pathlib.Path(RUNS, 'policies')
+Markdown((FOLDER / 'report.md').read_text())
+
+# %% [markdown]
+# ## At equal steps, at equal time, and what nothing beats in both
+
+# %%
+for name in ('loss_steps', 'loss_time', 'pareto'):
+  display(Image(FOLDER / f'{name}.png', width=700))

@@ -1,0 +1,159 @@
+"""The notebooks, executed cell by cell at sizes that show only that they work.
+
+They need the extra `notebooks`.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+import pytest
+
+jupytext = pytest.importorskip('jupytext', reason='needs the extra `notebooks`')
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = ROOT / 'notebooks'
+SOURCES = sorted(FOLDER.glob('*.py'))
+STEPS = 6
+SIZES = {
+  'data.vocab_size': 300,
+  'data.tokenizer_sample_mb': 1,
+  'model.num_layers': 3,
+  'model.hidden_dim': 16,
+  'model.num_heads': 2,
+  'model.mlp_dim': 32,
+}
+DROP = {'drop.first_layer': 1, 'drop.last_layer': 1}
+LENGTH = {
+  'data.sequence_length': 32,
+  'data.eval_fraction': 0.1,
+  'train.batch_size': 8,
+  'eval.num_rows': 16,
+  'log.tensorboard': False,
+}
+
+
+def options(values, prefix='config'):
+  return ' '.join(f'--{prefix}.{key}={value}' for key, value in values.items())
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+  """As FILES."""
+  path = tmp_path_factory.mktemp('notebooks') / 'corpus.txt'
+  path.write_text(
+    '\n\n'.join(f'some {i} words of text number {i * i}' for i in range(400))
+  )
+  return str(path)
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+  nbclient = pytest.importorskip('nbclient')
+
+  def run(name, **environment):
+    for key, value in (
+      {'steps': STEPS, 'runs': tmp_path} | environment
+    ).items():
+      monkeypatch.setenv(f'TD_FLAX_NOTEBOOK_{key.upper()}', str(value))
+    # One device, this Python and this checkout, whatever is installed.
+    monkeypatch.setenv('XLA_FLAGS', '')
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    folder = pathlib.Path(sys.executable).parent
+    monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
+    notebook = jupytext.read(FOLDER / f'{name}.ipynb')
+    client = nbclient.NotebookClient(
+      notebook, timeout=400, resources={'metadata': {'path': str(ROOT)}}
+    )
+    client.create_kernel_manager()
+    client.km.kernel_spec.argv[0] = sys.executable
+    client.execute()
+    return [cell.get('outputs', []) for cell in notebook.cells]
+
+  return run
+
+
+def text_of(outputs):
+  """All that was printed."""
+  return ''.join(x.get('text', '') for cell in outputs for x in cell)
+
+
+def shown(outputs, mime):
+  """What was displayed as a type."""
+  found = [x.get('data', {}).get(mime) for cell in outputs for x in cell]
+  return [x for x in found if x]
+
+
+@pytest.mark.parametrize('source', SOURCES, ids=lambda x: x.stem)
+def test_a_notebook_is_its_source(source):
+  cells = jupytext.read(source).cells
+  paired = json.loads(source.with_suffix('.ipynb').read_text())['cells']
+  assert [(x.cell_type, x.source) for x in cells] == [
+    (x['cell_type'], ''.join(x['source'])) for x in paired
+  ]
+  # Without outputs and counts: a diff shows what somebody changed.
+  code = [x for x in paired if x['cell_type'] == 'code']
+  assert not any(x['outputs'] or x['execution_count'] for x in code)
+
+
+def test_every_notebook_has_a_source_and_installs_alike():
+  assert [x.stem for x in SOURCES] == [
+    x.stem for x in sorted(FOLDER.glob('*.ipynb'))
+  ]
+  cells = [
+    cell.source.replace('[hf,plot]', '[plot]')
+    for source in SOURCES
+    for cell in jupytext.read(source).cells
+    if 'pip install -q' in cell.source
+  ]
+  assert len(cells) == len(SOURCES)
+  assert len(set(cells)) == 1
+
+
+def test_quickstart(execute, tmp_path):
+  sizes = SIZES | DROP | LENGTH
+  sizes |= {'data.vocab_size': 400, 'log.every': 2, 'eval.every': 3}
+  outputs = execute('quickstart', options=options(sizes))
+  said = text_of(outputs)
+  assert f'quickstart: {STEPS} steps done' in said
+  assert len(shown(outputs, 'image/png')) == 1
+  (page,) = shown(outputs, 'text/html')
+  assert page.count('line-through') > 5
+  assert text_of(outputs[-1:]).count('%') == 5
+  assert (tmp_path / 'quickstart/summary.json').exists()
+
+
+def test_bring_your_own_text(execute, corpus, tmp_path):
+  pytest.importorskip('safetensors', reason='needs the extra `hf`')
+  outputs = execute(
+    'bring_your_own_text',
+    files=corpus,
+    options=options(LENGTH),
+    sizes=options(SIZES | DROP | {'model.max_positions': 32}),
+  )
+  assert 'bert_mini_text: 6 steps done' in text_of(outputs)
+  assert 'continue_pretraining: 6 steps done' in text_of(outputs)
+  config = json.loads((tmp_path / 'continued_exported/config.json').read_text())
+  assert config['num_hidden_layers'] == 3
+  last = text_of(outputs[-1:])
+  assert "'model.safetensors'" in last
+  assert last.count('%') == 5 or 'pip install transformers' in last
+
+
+def test_compare_policies(execute, corpus):
+  outputs = execute(
+    'compare_policies',
+    files=corpus,
+    seeds=1,
+    options=options(
+      SIZES | DROP | LENGTH | {'model.max_positions': 32}, 'config.base'
+    )
+    + ' --config.timing_rounds=2',
+  )
+  (report,) = shown(outputs, 'text/markdown')
+  for arm in ('plain', 'random', 'frequency', 'cumulative_loss', 'shallow'):
+    assert f'| {arm} |' in report
+  assert '## Equal steps' in report
+  assert '## Equal time' in report
+  assert len(shown(outputs, 'image/png')) == 3

@@ -1,0 +1,69 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from td_flax import errors, pretrained
+from td_flax.data import masking, sentence_piece
+from td_flax.dropping import plan as plans
+from td_flax.model import bert
+from td_flax.tasks import fill
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  corpus = [
+    f'does {a} bark at it, or {b}? yes.' for a in 'abcdef' for b in 'ghijkl'
+  ]
+  return sentence_piece.train(
+    corpus, kind='bpe', vocab_size=300, lowercase=True
+  )
+
+
+def pieces(tokenizer, ids):
+  return [tokenizer.piece(int(i)) for i in ids]
+
+
+def test_a_mask_is_one_token_and_the_rest_is_cut_as_around_a_word(tokenizer):
+  ids = fill.encode(tokenizer, '[MASK] bark at [MASK], or it?')
+  (word,) = tokenizer.encode_batch(['it bark at it, or it?'])
+  masked = [x if x != '▁it' else '[MASK]' for x in pieces(tokenizer, word)]
+  masked[-2] = '▁it'  # is text
+  assert pieces(tokenizer, ids) == masked
+
+
+def test_the_best_pieces_are_those_of_the_model(
+  tmp_path, make_config, save_run, tokenizer
+):
+  config = make_config()
+  model = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
+  save_run(tmp_path / 'run', config, tokenizer, nnx.split(model)[1])
+  found = pretrained.find(str(tmp_path / 'run'), '--workdir')
+  first, second = fill.fill(found, 'does [MASK] bark at [MASK]?', count=3)
+  ids = fill.encode(tokenizer, 'does [MASK] bark at [MASK]?').astype(np.int32)
+  row = np.array([[2, *ids, 3]])
+  segments = masking.segment(
+    row, tokenizer.special, attend_across=False, restart_positions=True
+  )
+  states = model.encode(row, segments, plans.full(3))
+  expected = np.asarray(jax.nn.softmax(model.predict(states)))[0]
+  places = np.flatnonzero(row[0] == tokenizer.special.mask)
+  for place, answers in zip(places, (first, second), strict=True):
+    best = np.argsort(-expected[place])[:3]
+    assert [x for x, _ in answers] == pieces(tokenizer, best)
+    np.testing.assert_allclose(
+      [p for _, p in answers], expected[place][best], rtol=1e-4
+    )
+
+
+def test_texts_that_cannot_be_filled_are_refused(
+  tmp_path, make_config, save_run, tokenizer
+):
+  config = make_config()
+  model = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(0))
+  save_run(tmp_path / 'run', config, tokenizer, nnx.split(model)[1])
+  found = pretrained.find(str(tmp_path / 'run'), '--workdir')
+  with pytest.raises(errors.DataError, match=r'must have a \[MASK\]'):
+    fill.fill(found, 'nothing is hidden')
+  with pytest.raises(errors.DataError, match='the model takes 30'):
+    fill.fill(found, 'does it bark ' * 30 + '[MASK]')
