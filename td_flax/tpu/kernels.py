@@ -1,4 +1,4 @@
-"""What Pallas attention costs: the compiler estimates no custom kernel.
+"""What our and JAX's Pallas kernels cost: the compiler estimates none.
 
 How many VLIW bundles (one issues per cycle) the compiler schedules for a grid
 step was read from its own final schedules, which libtpu 0.0.42 writes with
@@ -13,6 +13,13 @@ of 128 rows and columns is half empty where one of them runs over a head of
 width 64. Waiting for memory is not in a schedule; bytes over bandwidth are the
 other bound (`estimate.py`). TPU v3 does not compile these kernels; v4 has no
 multiplication of integers, which dropout pays for.
+
+`lookup.py` waits for neither matrix unit nor memory but for its loops, one turn
+after another, whose bundles are read off the same files: of a grid step (what is
+outside of its inner loops), of listing a token, of adding one, and of clearing a
+row, at a width of 768 and rounded up. The loop over what is left of a step's
+tokens, 3.5 of them on average, is counted with the step. A part of the sums has
+its memory to itself, so that writing it is not overlapped.
 """
 
 import dataclasses
@@ -67,6 +74,16 @@ _MATMULS = (2, 5)  # over the scores: forward, backward
 _ROW_KERNEL = re.compile(
   r'row_attention(?P<dropout>_dropout)?_(?P<direction>fwd|bwd)_(?P<width>\d+)'
 )
+_SUM_KERNEL = re.compile(r'sum_by_id_(?P<parts>\d+)')
+_SUM_TOKENS = 256  # of a grid step
+# Bundles per grid step, token listed, token added and row cleared.
+_SUM = {
+  'TPU v4': (370, 5.5, 13.3, 1.25),
+  'TPU v5e': (310, 4.7, 10.2, 1.25),
+  'TPU v5p': (360, 5.2, 10.3, 1.25),
+  'TPU v6e': (240, 4.7, 10.4, 0.9),
+}
+_SUM_WIDTH = 768
 _SPLASH_KERNEL = re.compile(r'splash_mha_(?P<direction>fwd|dkv)')
 
 
@@ -81,16 +98,18 @@ class Cost:
 def cost(
   chip: chips.Chip, instruction: hlo.Instruction, operands: list[hlo.Shape]
 ) -> Cost | None:
-  """What an attention kernel costs; None for anything else.
+  """What a kernel that is known here costs; None for anything else.
 
   Args:
     chip: the device.
     instruction: perhaps such a kernel.
-    operands: what it reads; its queries are the first array of floats, its
-      keys the second.
+    operands: what it reads; attention's queries are the first array of floats,
+      its keys the second.
   """
   if instruction.target != 'tpu_custom_call':
     return None
+  if sums := _SUM_KERNEL.search(instruction.name):
+    return _sum_cost(chip, int(sums['parts']), instruction.shapes[0], operands)
   rows = _ROW_KERNEL.search(instruction.name)
   splash = _SPLASH_KERNEL.search(instruction.name)
   if not (rows or splash):
@@ -118,6 +137,21 @@ def cost(
   return Cost(
     2 * _MATMULS[is_backward] * heads * math.prod(lengths) * width,
     heads * cycles / chip.cores / chip.clock,
+  )
+
+
+def _sum_cost(
+  chip: chips.Chip, parts: int, sums: hlo.Shape, operands: list[hlo.Shape]
+) -> Cost:
+  """Of `lookup.sum_by_id`: its sums [V, D] of states [N, D]."""
+  step, listed, added, cleared = _SUM[chip.name]
+  (tokens, width), rows = operands[-1].dims, sums.dims[0]
+  # A wider row takes more loads.
+  wider = max(1, width / _SUM_WIDTH)
+  bundles = wider * (tokens * added + rows * cleared)
+  bundles += parts * tokens * (wider * step / _SUM_TOKENS + listed)
+  return Cost(
+    0, bundles / chip.cores / chip.clock + sums.bytes / chip.hbm_bandwidth
   )
 
 

@@ -1,0 +1,205 @@
+"""Rows of a table by id; the gradient as a Pallas kernel for TPUs.
+
+XLA's scatter sorts the ids on a TPU. Here a part of the table's gradient, as
+large as fits the vector memory, stays there while the tokens pass by. A grid
+step first lists those of its tokens whose id lies in the part, on the scalar
+core alone, then adds their gradients to the rows, one after another: each id
+sums in float32 in the order of its tokens, the same bits every time. Letters as
+in `bert.py`; V and D of any table.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float, Int
+
+from td_flax import chips
+from td_flax.devices import Devices
+
+LANES = 128
+_TOKENS = 256  # of a grid step
+_UNROLLED = 8  # tokens whose latencies overlap, and rows of a tile
+_MOST_PARTS = 16
+_REACH = 4 * LANES  # of one load from a single row
+
+_Ref = Any  # a block of an array, in vector or scalar memory
+Lookup = Callable[[Array, Array], Array]
+
+
+def make(devices: Devices, dtype: str) -> Lookup:
+  """`table[ids]` and its gradient, as the devices do it best.
+
+  Args:
+    devices: what is compiled for, and the wrapper of kernels.
+    dtype: to which the sum that holds the result is rounded; its gradient
+      therefore has no more digits, and travels in this dtype.
+
+  Returns:
+    A function (f32[V, D], i32[B, N]) -> f32[B, N, D].
+  """
+  chip = chips.chip_of(devices.kind) if devices.platform == 'tpu' else None
+
+  def lookup(table: Array, ids: Array) -> Array:
+    parts = num_parts(*table.shape, chip) if chip else None
+    if parts is None:
+      return _take(table, ids)
+    kernel = functools.partial(sum_by_id, rows=len(table), parts=parts)
+    return _lookup(devices.wrap_kernel(kernel), dtype, table, ids)
+
+  return lookup
+
+
+def num_parts(rows: int, width: int, chip: chips.Chip) -> int | None:
+  """In how many parts of equal size the kernel sums a table [V, D].
+
+  Args:
+    rows: V.
+    width: D.
+    chip: a TPU.
+
+  Returns:
+    The fewest, a power of two, that give every core one to work on and leave it
+    a quarter of its vector memory; None where the kernel does not apply.
+  """
+  parts = chip.cores
+  while 4 * rows * width / parts > 0.75 * chip.vector_bytes:
+    parts *= 2
+    if parts > _MOST_PARTS:
+      return None
+  if width % LANES or rows % (parts * _UNROLLED):
+    return None
+  return parts
+
+
+def _take(table: Array, ids: Array) -> Array:
+  return jnp.take(table, ids, axis=0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _lookup(
+  kernel: Callable[..., Array], dtype: str, table: Array, ids: Array
+) -> Array:
+  del kernel, dtype
+  return _take(table, ids)
+
+
+def _lookup_fwd(
+  kernel: Callable[..., Array], dtype: str, table: Array, ids: Array
+) -> tuple[Array, Array]:
+  return _lookup(kernel, dtype, table, ids), ids
+
+
+def _lookup_bwd(
+  kernel: Callable[..., Array], dtype: str, ids: Array, gradient: Array
+) -> tuple[Array, None]:
+  return kernel(ids, gradient.astype(dtype)).sum(0), None
+
+
+_lookup.defvjp(_lookup_fwd, _lookup_bwd)
+
+
+def sum_by_id(
+  ids: Int[Array, 'B N'],
+  x: Float[Array, 'B N D'],
+  *,
+  rows: int,
+  parts: int,
+  interpret: bool = False,
+) -> Float[Array, '1 V D']:
+  """The sum of the states of each id; TPU only.
+
+  Args:
+    ids: of the tokens; those outside [0, V) count for nothing.
+    x: their states; D is a multiple of 128.
+    rows: V, a multiple of 8 `parts`.
+    parts: in how many the sums are computed, one after another.
+    interpret: runs the kernel as plain JAX, anywhere.
+
+  Returns:
+    The sums in float32, under a dimension for those of other devices.
+  """
+  width = x.shape[-1]
+  ids, x = ids.reshape(-1), x.reshape(-1, width)
+  padding = -len(ids) % _TOKENS
+  ids = jnp.pad(ids, (0, padding), constant_values=-1)
+  x = jnp.pad(x, ((0, padding), (0, 0)))
+  part = rows // parts
+  found = pl.pallas_call(
+    _kernel,
+    grid=(parts, len(ids) // _TOKENS),
+    in_specs=[
+      pl.BlockSpec(
+        (1, 1, _TOKENS), lambda p, t: (t, 0, 0), memory_space=pltpu.SMEM
+      ),
+      pl.BlockSpec((_TOKENS, width), lambda p, t: (t, 0)),
+    ],
+    out_specs=pl.BlockSpec(
+      (part, width), lambda p, t: (p, 0), pipeline_mode=pl.Buffered(1)
+    ),
+    out_shape=jax.ShapeDtypeStruct((rows, width), jnp.float32),
+    scratch_shapes=[
+      pltpu.VMEM((_TOKENS, width), jnp.float32),
+      pltpu.SMEM((_TOKENS,), jnp.int32),
+    ],
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=('parallel', 'arbitrary'),
+      # The part, and a block of tokens twice and in float32.
+      vmem_limit_bytes=4 * width * (part + 4 * _TOKENS),
+    ),
+    interpret=interpret,
+    # `tpu/kernels.py` reads what it costs off its name.
+    name=f'sum_by_id_{parts}',
+  )(ids.reshape(-1, 1, _TOKENS), x)
+  return found[None]
+
+
+def _kernel(
+  ids_ref: _Ref, x_ref: _Ref, out_ref: _Ref, x32_ref: _Ref, picked_ref: _Ref
+) -> None:
+  """Adds a block of tokens to a part of the sums."""
+  part, width = out_ref.shape
+
+  @pl.when(pl.program_id(1) == 0)
+  def _() -> None:
+    zeros = jnp.zeros((_UNROLLED, width), jnp.float32)
+
+    def clear(i: Array, carry: None) -> None:
+      out_ref[pl.ds(pl.multiple_of(i * _UNROLLED, _UNROLLED), _UNROLLED)] = (
+        zeros
+      )
+      return carry
+
+    jax.lax.fori_loop(0, part // _UNROLLED, clear, None)
+
+  # Single rows of bfloat16, two to a word, cannot be addressed.
+  x32_ref[...] = x_ref[...].astype(jnp.float32)
+  first = pl.program_id(0) * part
+
+  def pick(i: Array, count: Array) -> Array:
+    picked_ref[count] = i
+    # As an unsigned number, what lies before the part is large.
+    row = (ids_ref[0, 0, i] - first).astype(jnp.uint32)
+    return count + (row < part).astype(jnp.int32)
+
+  def add(i: Array, carry: None) -> None:
+    token = picked_ref[i]
+    row = ids_ref[0, 0, token] - first
+    for lane in range(0, width, _REACH):
+      lanes = pl.ds(lane, min(_REACH, width - lane))
+      out_ref[pl.ds(row, 1), lanes] += x32_ref[pl.ds(token, 1), lanes]
+    return carry
+
+  def add_several(turn: Array, carry: None) -> None:
+    for i in range(_UNROLLED):
+      add(turn * _UNROLLED + i, carry)
+    return carry
+
+  count = jax.lax.fori_loop(0, _TOKENS, pick, jnp.int32(0), unroll=_UNROLLED)
+  turns = jax.lax.div(count, _UNROLLED)
+  jax.lax.fori_loop(0, turns, add_several, None)
+  jax.lax.fori_loop(turns * _UNROLLED, count, add, None)
