@@ -15,11 +15,11 @@ other bound (`estimate.py`). TPU v3 does not compile these kernels; v4 has no
 multiplication of integers, which dropout pays for.
 
 `lookup.py` waits for neither matrix unit nor memory but for its loops, one turn
-after another, whose bundles are read off the same files: of a grid step (what is
-outside of its inner loops), of listing a token, of adding one, and of clearing a
-row, at a width of 768 and rounded up. The loop over what is left of a step's
-tokens, 3.5 of them on average, is counted with the step. A part of the sums has
-its memory to itself, so that writing it is not overlapped.
+after another, whose bundles are read off the same files: of a grid step (what
+is outside of its inner loops), of listing a token, of adding one, and of
+clearing a row, at a width of 768 and rounded up. The loop over what is left of
+a step's tokens, 3.5 of them on average, is counted with the step. A part of the
+sums has its memory to itself, so that writing it is not overlapped.
 """
 
 import dataclasses
