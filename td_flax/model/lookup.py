@@ -1,11 +1,11 @@
 """Rows of a table by id; the gradient as a Pallas kernel for TPUs.
 
 XLA's scatter sorts the ids on a TPU. Here a part of the table's gradient, as
-large as fits the vector memory, stays there while the tokens pass by. A grid
-step first lists those of its tokens whose id lies in the part, on the scalar
-core alone, then adds their gradients to the rows, one after another: each id
-sums in float32 in the order of its tokens, the same bits every time. Letters as
-in `bert.py`; V and D of any table.
+large as fits the vector memory, stays there while blocks of tokens pass by,
+each in the order of the parts that their ids lie in, and is added to row by
+row: each id sums in float32 in the order of its tokens, the same bits every
+time. Letters as in `bert.py`, V and D of any table; G blocks of T tokens, R
+parts.
 """
 
 import functools
@@ -22,7 +22,7 @@ from td_flax import chips
 from td_flax.devices import Devices
 
 LANES = 128
-_TOKENS = 256  # of a grid step
+_TOKENS = 256  # T
 _UNROLLED = 8  # tokens whose latencies overlap, and rows of a tile
 _MOST_PARTS = 16
 _REACH = 4 * LANES  # of one load from a single row
@@ -129,23 +129,25 @@ def sum_by_id(
   ids = jnp.pad(ids, (0, padding), constant_values=-1)
   x = jnp.pad(x, ((0, padding), (0, 0)))
   part = rows // parts
+  blocks = ids.reshape(-1, _TOKENS)
+  scalars = blocks, *_by_part(blocks, part, parts)
   found = pl.pallas_call(
     _kernel,
-    grid=(parts, len(ids) // _TOKENS),
+    grid=(parts, len(blocks)),
     in_specs=[
-      pl.BlockSpec(
-        (1, 1, _TOKENS), lambda p, t: (t, 0, 0), memory_space=pltpu.SMEM
+      pl.BlockSpec((_TOKENS, width), lambda r, g: (g, 0)),
+      *(
+        pl.BlockSpec(
+          (1, 1, a.shape[1]), lambda r, g: (g, 0, 0), memory_space=pltpu.SMEM
+        )
+        for a in scalars
       ),
-      pl.BlockSpec((_TOKENS, width), lambda p, t: (t, 0)),
     ],
     out_specs=pl.BlockSpec(
-      (part, width), lambda p, t: (p, 0), pipeline_mode=pl.Buffered(1)
+      (part, width), lambda r, g: (r, 0), pipeline_mode=pl.Buffered(1)
     ),
     out_shape=jax.ShapeDtypeStruct((rows, width), jnp.float32),
-    scratch_shapes=[
-      pltpu.VMEM((_TOKENS, width), jnp.float32),
-      pltpu.SMEM((_TOKENS,), jnp.int32),
-    ],
+    scratch_shapes=[pltpu.VMEM((_TOKENS, width), jnp.float32)],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'),
       # The part, and a block of tokens twice and in float32.
@@ -154,52 +156,66 @@ def sum_by_id(
     interpret=interpret,
     # `tpu/kernels.py` reads what it costs off its name.
     name=f'sum_by_id_{parts}',
-  )(ids.reshape(-1, 1, _TOKENS), x)
+  )(x, *(a[:, None] for a in scalars))
   return found[None]
 
 
+def _by_part(
+  ids: Int[Array, 'G T'], part: int, parts: int
+) -> tuple[Int[Array, 'G T'], Int[Array, 'G R+1']]:
+  """A block's tokens in the order of their parts, and where each begins."""
+  where = jnp.clip(ids // part, -1, parts)
+  index = jnp.arange(_TOKENS)[None]
+  keys = where * _TOKENS + index
+  # By comparison of all pairs, as tokens are routed.
+  ranks = jnp.sum(keys[:, None, :] < keys[:, :, None], -1, dtype=jnp.int32)
+  there = ranks[:, None, :] == index[:, :, None]
+  order = jnp.sum(jnp.where(there, index[:, None, :], 0), -1)
+  before = where[:, None, :] < jnp.arange(parts + 1)[None, :, None]
+  return order, jnp.sum(before, -1, dtype=jnp.int32)
+
+
 def _kernel(
-  ids_ref: _Ref, x_ref: _Ref, out_ref: _Ref, x32_ref: _Ref, picked_ref: _Ref
+  x_ref: _Ref,
+  ids_ref: _Ref,
+  order_ref: _Ref,
+  begins_ref: _Ref,
+  out_ref: _Ref,
+  x32_ref: _Ref,
 ) -> None:
   """Adds a block of tokens to a part of the sums."""
   part, width = out_ref.shape
+  own = pl.program_id(0)
 
   @pl.when(pl.program_id(1) == 0)
   def _() -> None:
     zeros = jnp.zeros((_UNROLLED, width), jnp.float32)
 
     def clear(i: Array, carry: None) -> None:
-      out_ref[pl.ds(pl.multiple_of(i * _UNROLLED, _UNROLLED), _UNROLLED)] = (
-        zeros
-      )
+      row = pl.multiple_of(i * _UNROLLED, _UNROLLED)
+      out_ref[pl.ds(row, _UNROLLED)] = zeros
       return carry
 
     jax.lax.fori_loop(0, part // _UNROLLED, clear, None)
 
   # Single rows of bfloat16, two to a word, cannot be addressed.
   x32_ref[...] = x_ref[...].astype(jnp.float32)
-  first = pl.program_id(0) * part
-
-  def pick(i: Array, count: Array) -> Array:
-    picked_ref[count] = i
-    # As an unsigned number, what lies before the part is large.
-    row = (ids_ref[0, 0, i] - first).astype(jnp.uint32)
-    return count + (row < part).astype(jnp.int32)
 
   def add(i: Array, carry: None) -> None:
-    token = picked_ref[i]
-    row = ids_ref[0, 0, token] - first
+    token = order_ref[0, 0, i]
+    row = ids_ref[0, 0, token] - own * part
     for lane in range(0, width, _REACH):
       lanes = pl.ds(lane, min(_REACH, width - lane))
       out_ref[pl.ds(row, 1), lanes] += x32_ref[pl.ds(token, 1), lanes]
     return carry
 
+  begin, end = begins_ref[0, 0, own], begins_ref[0, 0, own + 1]
+
   def add_several(turn: Array, carry: None) -> None:
     for i in range(_UNROLLED):
-      add(turn * _UNROLLED + i, carry)
+      add(begin + turn * _UNROLLED + i, carry)
     return carry
 
-  count = jax.lax.fori_loop(0, _TOKENS, pick, jnp.int32(0), unroll=_UNROLLED)
-  turns = jax.lax.div(count, _UNROLLED)
+  turns = jax.lax.div(end - begin, _UNROLLED)
   jax.lax.fori_loop(0, turns, add_several, None)
-  jax.lax.fori_loop(turns * _UNROLLED, count, add, None)
+  jax.lax.fori_loop(begin + turns * _UNROLLED, end, add, None)

@@ -16,10 +16,10 @@ multiplication of integers, which dropout pays for.
 
 `lookup.py` waits for neither matrix unit nor memory but for its loops, one turn
 after another, whose bundles are read off the same files: of a grid step (what
-is outside of its inner loops), of listing a token, of adding one, and of
-clearing a row, at a width of 768 and rounded up. The loop over what is left of
-a step's tokens, 3.5 of them on average, is counted with the step. A part of the
-sums has its memory to itself, so that writing it is not overlapped.
+is outside of its inner loops), of adding a token and of clearing a row, at a
+width of 768 and rounded up. The loop over what is left of a step's tokens, 3.5
+of them on average, is counted with the step. A part of the sums has its memory
+to itself, so that writing it is not overlapped.
 """
 
 import dataclasses
@@ -76,12 +76,12 @@ _ROW_KERNEL = re.compile(
 )
 _SUM_KERNEL = re.compile(r'sum_by_id_(?P<parts>\d+)')
 _SUM_TOKENS = 256  # of a grid step
-# Bundles per grid step, token listed, token added and row cleared.
+# Bundles per grid step, token added and row cleared.
 _SUM = {
-  'TPU v4': (370, 5.5, 13.3, 1.25),
-  'TPU v5e': (310, 4.7, 10.2, 1.25),
-  'TPU v5p': (360, 5.2, 10.3, 1.25),
-  'TPU v6e': (240, 4.7, 10.4, 0.9),
+  'TPU v4': (410, 13.4, 1.25),
+  'TPU v5e': (320, 10.5, 1.25),
+  'TPU v5p': (380, 10.8, 1.25),
+  'TPU v6e': (260, 10.4, 0.9),
 }
 _SUM_WIDTH = 768
 _SPLASH_KERNEL = re.compile(r'splash_mha_(?P<direction>fwd|dkv)')
@@ -144,12 +144,12 @@ def _sum_cost(
   chip: chips.Chip, parts: int, sums: hlo.Shape, operands: list[hlo.Shape]
 ) -> Cost:
   """Of `lookup.sum_by_id`: its sums [V, D] of states [N, D]."""
-  step, listed, added, cleared = _SUM[chip.name]
-  (tokens, width), rows = operands[-1].dims, sums.dims[0]
+  step, added, cleared = _SUM[chip.name]
+  tokens, width = next(s.dims for s in operands if 'f' in s.dtype)
+  bundles = parts * tokens / _SUM_TOKENS * step
+  bundles += tokens * added + sums.dims[0] * cleared
   # A wider row takes more loads.
-  wider = max(1, width / _SUM_WIDTH)
-  bundles = wider * (tokens * added + rows * cleared)
-  bundles += parts * tokens * (wider * step / _SUM_TOKENS + listed)
+  bundles *= max(1, width / _SUM_WIDTH)
   return Cost(
     0, bundles / chip.cores / chip.clock + sums.bytes / chip.hbm_bandwidth
   )
