@@ -75,7 +75,6 @@ _ROW_KERNEL = re.compile(
   r'row_attention(?P<dropout>_dropout)?_(?P<direction>fwd|bwd)_(?P<width>\d+)'
 )
 _SUM_KERNEL = re.compile(r'sum_by_id_(?P<parts>\d+)')
-_SUM_TOKENS = 256  # of a grid step
 # Bundles per grid step, token added and row cleared.
 _SUM = {
   'TPU v4': (410, 13.4, 1.25),
@@ -143,10 +142,10 @@ def cost(
 def _sum_cost(
   chip: chips.Chip, parts: int, sums: hlo.Shape, operands: list[hlo.Shape]
 ) -> Cost:
-  """Of `lookup.sum_by_id`: its sums [V, D] of states [N, D]."""
+  """Of `lookup.sum_by_id`: sums [V, D] of states [N, D], of ids in blocks."""
   step, added, cleared = _SUM[chip.name]
-  tokens, width = next(s.dims for s in operands if 'f' in s.dtype)
-  bundles = parts * tokens / _SUM_TOKENS * step
+  (tokens, width), (blocks, *_) = (s.dims for s in operands[:2])
+  bundles = parts * blocks * step
   bundles += tokens * added + sums.dims[0] * cleared
   # A wider row takes more loads.
   bundles *= max(1, width / _SUM_WIDTH)

@@ -214,7 +214,10 @@ def sum_kernel_cost(parts, tokens, chip=CHIP, width=768):
     None,
     False,
   )
-  operands = [hlo.Shape('bf16', (tokens, width)), hlo.Shape('s32', (4, 1, 256))]
+  operands = [
+    hlo.Shape('bf16', (tokens, width)),
+    hlo.Shape('s32', (tokens // 256, 1, 256)),
+  ]
   return kernels.cost(chip, kernel, operands)
 
 
