@@ -53,7 +53,7 @@ class Embeddings(nnx.Module):
     devices: Devices,
   ):
     self.config = config
-    self.lookup = lookup.make(devices, config.dtype)
+    self.lookup = lookup.make(devices)
 
     def embed(rows: int, padded: int) -> nnx.Embed:
       def init(key: Array, shape: tuple, dtype: Any) -> Array:

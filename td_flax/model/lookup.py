@@ -31,13 +31,11 @@ _Ref = Any  # a block of an array, in vector or scalar memory
 Lookup = Callable[[Array, Array], Array]
 
 
-def make(devices: Devices, dtype: str) -> Lookup:
+def make(devices: Devices) -> Lookup:
   """`table[ids]` and its gradient, as the devices do it best.
 
   Args:
     devices: what is compiled for, and the wrapper of kernels.
-    dtype: to which the sum that holds the result is rounded; its gradient
-      therefore has no more digits, and travels in this dtype.
 
   Returns:
     A function (f32[V, D], i32[B, N]) -> f32[B, N, D].
@@ -49,7 +47,7 @@ def make(devices: Devices, dtype: str) -> Lookup:
     if parts is None:
       return _take(table, ids)
     kernel = functools.partial(sum_by_id, rows=len(table), parts=parts)
-    return _lookup(devices.wrap_kernel(kernel), dtype, table, ids)
+    return _lookup(devices.wrap_kernel(kernel), table, ids)
 
   return lookup
 
@@ -80,24 +78,22 @@ def _take(table: Array, ids: Array) -> Array:
   return jnp.take(table, ids, axis=0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _lookup(
-  kernel: Callable[..., Array], dtype: str, table: Array, ids: Array
-) -> Array:
-  del kernel, dtype
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _lookup(kernel: Callable[..., Array], table: Array, ids: Array) -> Array:
+  del kernel
   return _take(table, ids)
 
 
 def _lookup_fwd(
-  kernel: Callable[..., Array], dtype: str, table: Array, ids: Array
+  kernel: Callable[..., Array], table: Array, ids: Array
 ) -> tuple[Array, Array]:
-  return _lookup(kernel, dtype, table, ids), ids
+  return _lookup(kernel, table, ids), ids
 
 
 def _lookup_bwd(
-  kernel: Callable[..., Array], dtype: str, ids: Array, gradient: Array
+  kernel: Callable[..., Array], ids: Array, gradient: Array
 ) -> tuple[Array, None]:
-  return kernel(ids, gradient.astype(dtype)).sum(0), None
+  return kernel(ids, gradient).sum(0), None
 
 
 _lookup.defvjp(_lookup_fwd, _lookup_bwd)
@@ -115,13 +111,13 @@ def sum_by_id(
 
   Args:
     ids: of the tokens; those outside [0, V) count for nothing.
-    x: their states; D is a multiple of 128.
+    x: their states in float32; D is a multiple of 128.
     rows: V, a multiple of 8 `parts`.
     parts: in how many the sums are computed, one after another.
     interpret: runs the kernel as plain JAX, anywhere.
 
   Returns:
-    The sums in float32, under a dimension for those of other devices.
+    The sums, under a dimension for those of other devices.
   """
   width = x.shape[-1]
   ids, x = ids.reshape(-1), x.reshape(-1, width)
@@ -147,10 +143,9 @@ def sum_by_id(
       (part, width), lambda r, g: (r, 0), pipeline_mode=pl.Buffered(1)
     ),
     out_shape=jax.ShapeDtypeStruct((rows, width), jnp.float32),
-    scratch_shapes=[pltpu.VMEM((_TOKENS, width), jnp.float32)],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', 'arbitrary'),
-      # The part, and a block of tokens twice and in float32.
+      # The part, a block of tokens twice, and as much again.
       vmem_limit_bytes=4 * width * (part + 4 * _TOKENS),
     ),
     interpret=interpret,
@@ -181,7 +176,6 @@ def _kernel(
   order_ref: _Ref,
   begins_ref: _Ref,
   out_ref: _Ref,
-  x32_ref: _Ref,
 ) -> None:
   """Adds a block of tokens to a part of the sums."""
   part, width = out_ref.shape
@@ -198,15 +192,12 @@ def _kernel(
 
     jax.lax.fori_loop(0, part // _UNROLLED, clear, None)
 
-  # Single rows of bfloat16, two to a word, cannot be addressed.
-  x32_ref[...] = x_ref[...].astype(jnp.float32)
-
   def add(i: Array, carry: None) -> None:
     token = order_ref[0, 0, i]
     row = ids_ref[0, 0, token] - own * part
     for lane in range(0, width, _REACH):
       lanes = pl.ds(lane, min(_REACH, width - lane))
-      out_ref[pl.ds(row, 1), lanes] += x32_ref[pl.ds(token, 1), lanes]
+      out_ref[pl.ds(row, 1), lanes] += x_ref[pl.ds(token, 1), lanes]
     return carry
 
   begin, end = begins_ref[0, 0, own], begins_ref[0, 0, own + 1]

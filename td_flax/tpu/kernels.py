@@ -14,12 +14,13 @@ width 64. Waiting for memory is not in a schedule; bytes over bandwidth are the
 other bound (`estimate.py`). TPU v3 does not compile these kernels; v4 has no
 multiplication of integers, which dropout pays for.
 
-`lookup.py` waits for neither matrix unit nor memory but for its loops, one turn
-after another, whose bundles are read off the same files: of a grid step (what
-is outside of its inner loops), of adding a token and of clearing a row, at a
-width of 768 and rounded up. The loop over what is left of a step's tokens, 3.5
-of them on average, is counted with the step. A part of the sums has its memory
-to itself, so that writing it is not overlapped.
+`lookup.py` has no products; it waits for its loops, one turn after another,
+whose bundles are read off the same files: of a grid step (what is outside of
+its inner loops), of adding a token and of clearing a row, at a width of 768 and
+rounded up. The loop over what is left of a step's tokens, 3.5 of them on
+average, is counted with the step. Every part of the sums reads all tokens, which
+is the longer time where the parts are many, and has its memory to itself, so
+that writing it is not overlapped.
 """
 
 import dataclasses
@@ -77,10 +78,10 @@ _ROW_KERNEL = re.compile(
 _SUM_KERNEL = re.compile(r'sum_by_id_(?P<parts>\d+)')
 # Bundles per grid step, token added and row cleared.
 _SUM = {
-  'TPU v4': (410, 13.4, 1.25),
-  'TPU v5e': (320, 10.5, 1.25),
-  'TPU v5p': (380, 10.8, 1.25),
-  'TPU v6e': (260, 10.4, 0.9),
+  'TPU v4': (230, 13.7, 1.25),
+  'TPU v5e': (140, 10.5, 1.25),
+  'TPU v5p': (200, 10.8, 1.25),
+  'TPU v6e': (170, 10.4, 0.9),
 }
 _SUM_WIDTH = 768
 _SPLASH_KERNEL = re.compile(r'splash_mha_(?P<direction>fwd|dkv)')
@@ -144,14 +145,15 @@ def _sum_cost(
 ) -> Cost:
   """Of `lookup.sum_by_id`: sums [V, D] of states [N, D], of ids in blocks."""
   step, added, cleared = _SUM[chip.name]
-  (tokens, width), (blocks, *_) = (s.dims for s in operands[:2])
+  x, ids = operands[:2]
+  (tokens, width), (blocks, *_) = x.dims, ids.dims
   bundles = parts * blocks * step
   bundles += tokens * added + sums.dims[0] * cleared
   # A wider row takes more loads.
   bundles *= max(1, width / _SUM_WIDTH)
-  return Cost(
-    0, bundles / chip.cores / chip.clock + sums.bytes / chip.hbm_bandwidth
-  )
+  adding = bundles / chip.cores / chip.clock
+  reading = parts * x.bytes / chip.hbm_bandwidth
+  return Cost(0, max(adding, reading) + sums.bytes / chip.hbm_bandwidth)
 
 
 def _cycles(

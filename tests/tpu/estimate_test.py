@@ -215,7 +215,7 @@ def sum_kernel_cost(parts, tokens, chip=CHIP, width=768):
     False,
   )
   operands = [
-    hlo.Shape('bf16', (tokens, width)),
+    hlo.Shape('f32', (tokens, width)),
     hlo.Shape('s32', (tokens // 256, 1, 256)),
   ]
   return kernels.cost(chip, kernel, operands)
@@ -227,9 +227,12 @@ def test_sums_by_id_cost_their_loops_and_what_they_write():
   assert none.flops == 0
   assert none.seconds == pytest.approx(written + 1024 * 1.25 / 1.5e9)
   once, twice = (sum_kernel_cost(parts, 2560).seconds for parts in (1, 2))
-  assert once - none.seconds == pytest.approx((10 * 320 + 2560 * 10.5) / 1.5e9)
+  assert once - none.seconds == pytest.approx((10 * 140 + 2560 * 10.5) / 1.5e9)
   # Every part passes every block; a token is added in one.
-  assert twice - once == pytest.approx(10 * 320 / 1.5e9)
+  assert twice - once == pytest.approx(10 * 140 / 1.5e9)
+  many = sum_kernel_cost(64, 2560).seconds
+  reading = 64 * 4 * 2560 * 768 / CHIP.hbm_bandwidth
+  assert many == pytest.approx(written + reading)
   wide = sum_kernel_cost(1, 2560, width=1024).seconds
   assert once < wide < 2 * once
 
