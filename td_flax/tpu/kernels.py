@@ -18,8 +18,8 @@ multiplication of integers, which dropout pays for.
 whose bundles are read off the same files: of a grid step (what is outside of
 its inner loops), of adding a token and of clearing a row, at a width of 768 and
 rounded up. The loop over what is left of a step's tokens, 3.5 of them on
-average, is counted with the step. Every part of the sums reads all tokens, which
-is the longer time where the parts are many, and has its memory to itself, so
+average, is counted with the step. Every part of the sums reads all tokens,
+which takes longer where the parts are many, and has its memory to itself, so
 that writing it is not overlapped.
 """
 
