@@ -9,7 +9,8 @@ HBM, interconnect: half of the bidirectional figure); Jouppi et al. 2023, "TPU
 v4", arXiv 2304.01433, table 4 (clocks and links of v3 and v4). Later clocks are
 the peak over the FLOPs of a cycle, 2 x 128 x 128 for each of the four (v5e) or
 eight (v5p) matrix units, and for v6e 2^19, of which the compiler's cost model
-reaches 91% with a large matmul. NVIDIA: the data sheets of A100, H100 and H200
+reaches 91% with a large matmul. Vector memory: jax's own table of TPUs
+(`pallas.tpu.get_tpu_info`). NVIDIA: the data sheets of A100, H100 and H200
 (dense bf16; NVLink one way, half of the quoted sum of both).
 """
 
@@ -17,6 +18,7 @@ import dataclasses
 
 _GB = 10**9
 _GIB = 2**30
+_MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Chip:
     clock: Hz of a TPU's cores; None for GPUs, whose clock varies.
     cores: TensorCores that work as this one device; 0 for GPUs.
     devices_per_chip: jax devices that share a chip.
+    vector_bytes: vector memory of a TPU's core, where kernels can use it; 0
+      elsewhere.
   """
 
   name: str
@@ -44,6 +48,7 @@ class Chip:
   clock: float | None = None
   cores: int = 0
   devices_per_chip: int = 1
+  vector_bytes: int = 0
 
 
 def _gpu(
@@ -75,6 +80,7 @@ _V4 = Chip(
   num_links=6,
   clock=1.05e9,
   cores=2,
+  vector_bytes=16 * _MIB,
 )
 _V5E = Chip(
   name='TPU v5e',
@@ -85,6 +91,7 @@ _V5E = Chip(
   num_links=4,
   clock=1.5e9,
   cores=1,
+  vector_bytes=128 * _MIB,
 )
 _V5P = Chip(
   name='TPU v5p',
@@ -95,6 +102,7 @@ _V5P = Chip(
   num_links=6,
   clock=1.75e9,
   cores=2,
+  vector_bytes=64 * _MIB,
 )
 _V6E = Chip(
   name='TPU v6e',
@@ -105,6 +113,7 @@ _V6E = Chip(
   num_links=4,
   clock=1.75e9,
   cores=1,
+  vector_bytes=128 * _MIB,
 )
 
 _CHIPS = {

@@ -5,6 +5,7 @@ what is always or never kept is decided where it is read. Letters: B rows, N
 tokens, V vocabulary.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,8 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
+
+_DIGIT = 128  # values of a label's last digit: the lanes of a TPU
 
 
 def pin_class(ids: Int[Array, 'B N'], special: SpecialIds) -> Int[Array, 'B N']:
@@ -77,10 +80,40 @@ def id_sums(
   vocab_size: int,
 ) -> IdSums:
   """Sums the weighted losses and the weights of the positions of each id."""
-  zeros = jnp.zeros(vocab_size, jnp.float32)
-  return IdSums(
-    zeros.at[labels].add(losses * weights), zeros.at[labels].add(weights)
+  values = jnp.stack([losses * weights, weights]).reshape(2, -1)
+  sums = jax.lax.platform_dependent(
+    labels.reshape(-1),
+    values,
+    tpu=functools.partial(_multiply, vocab_size=vocab_size),
+    default=functools.partial(_scatter, vocab_size=vocab_size),
   )
+  return IdSums(*sums)
+
+
+def _scatter(
+  labels: Int[Array, ' I'], values: Float[Array, '2 I'], *, vocab_size: int
+) -> Float[Array, '2 V']:
+  zeros = jnp.zeros(vocab_size, jnp.float32)
+  return jnp.stack([zeros.at[labels].add(x) for x in values])
+
+
+def _multiply(
+  labels: Int[Array, ' I'], values: Float[Array, '2 I'], *, vocab_size: int
+) -> Float[Array, '2 V']:
+  # A label as two digits, each of them one-hot: few products, and nothing that
+  # XLA sorts, as it does for a scatter on some TPUs.
+  high, low = (
+    jax.nn.one_hot(digit, size)
+    for digit, size in (
+      (labels // _DIGIT, -(-vocab_size // _DIGIT)),
+      (labels % _DIGIT, _DIGIT),
+    )
+  )
+  weighed = values[:, :, None] * high[None]
+  sums = jnp.einsum(
+    'kih,il->khl', weighed, low, precision=jax.lax.Precision.HIGHEST
+  )
+  return sums.reshape(2, -1)[:, :vocab_size]
 
 
 def update(

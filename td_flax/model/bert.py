@@ -25,7 +25,7 @@ from td_flax.data.masking import MaskedBatch, Segments
 from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
-from td_flax.model import attention, layer, stack
+from td_flax.model import attention, layer, lookup, stack
 from td_flax.model.dense import Dense, decode
 from td_flax.model.dropout import Seeds, dropout, fold
 
@@ -46,8 +46,15 @@ def padded_vocab(vocab_size: int) -> int:
 class Embeddings(nnx.Module):
   """Word, position and type embeddings, summed and normed."""
 
-  def __init__(self, config: ModelConfig, vocab_size: int, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    config: ModelConfig,
+    vocab_size: int,
+    rngs: nnx.Rngs,
+    devices: Devices,
+  ):
     self.config = config
+    self.lookup = lookup.make(devices)
 
     def embed(rows: int, padded: int) -> nnx.Embed:
       def init(key: Array, shape: tuple, dtype: Any) -> Array:
@@ -76,7 +83,7 @@ class Embeddings(nnx.Module):
     seeds: Seeds | None,
   ) -> Float[Array, 'B N D']:
     """The states that enter layer 0; `types` None is type 0 everywhere."""
-    x = self.word(ids) + self.position(positions)
+    x = self.lookup(self.word.embedding[...], ids) + self.position(positions)
     table = self.type.embedding[...]
     x = x + table[None, :1]
     if types is not None and len(table) > 1:
@@ -131,7 +138,7 @@ class Encoder(nnx.Module):
   ):
     self.config = config
     self.devices = devices
-    self.embeddings = Embeddings(config, vocab_size, rngs)
+    self.embeddings = Embeddings(config, vocab_size, rngs, devices)
     attend = attention.make(config, devices)
     self.layers = nnx.List(
       layer.Layer(config, attend, rngs) for _ in range(config.num_layers)

@@ -1,10 +1,10 @@
 """A compiled step -> seconds by kind of operation, on paper.
 
 Three sources, in this order. The compiler's `estimated_cycles` of a fusion,
-over the clock. For Pallas attention, which has none, the length of its schedule
-(`kernels.py`). For all else a roofline: the longer of FLOPs over the peak and
-bytes over HBM's bandwidth; for a collective the bytes that a device sends over
-the bandwidth of the links that it uses.
+over the clock. For Pallas kernels, which have none, the length of their
+schedules (`kernels.py`). For all else a roofline: the longer of FLOPs over the
+peak and bytes over HBM's bandwidth; for a collective the bytes that a device
+sends over the bandwidth of the links that it uses.
 
 Operations follow one another on a TPU core, so their seconds add up; copies
 between HBM and vector memory that are started early (`copy-start`,
@@ -161,7 +161,7 @@ def kind(
     return 'attention'
   if flops >= _DENSE:
     return 'matmul'
-  if opcodes['gather'] or opcodes['scatter']:
+  if opcodes['gather'] or opcodes['scatter'] or 'sum_by_id' in names:
     return 'embedding'
   if opcodes['rng-bit-generator'] or opcodes['xor'] >= _ROUNDS:
     return 'random'

@@ -1,4 +1,4 @@
-"""What Pallas attention costs: the compiler estimates no custom kernel.
+"""What our and JAX's Pallas kernels cost: the compiler estimates none.
 
 How many VLIW bundles (one issues per cycle) the compiler schedules for a grid
 step was read from its own final schedules, which libtpu 0.0.42 writes with
@@ -13,6 +13,14 @@ of 128 rows and columns is half empty where one of them runs over a head of
 width 64. Waiting for memory is not in a schedule; bytes over bandwidth are the
 other bound (`estimate.py`). TPU v3 does not compile these kernels; v4 has no
 multiplication of integers, which dropout pays for.
+
+`lookup.py` has no products; it waits for its loops, one turn after another,
+whose bundles are read off the same files: of a grid step (what is outside of
+its inner loops), of adding a token and of clearing a row, at a width of 768 and
+rounded up. The loop over what is left of a step's tokens, 3.5 of them on
+average, is counted with the step. Every part of the sums reads all tokens,
+which takes longer where the parts are many, and has its memory to itself, so
+that writing it is not overlapped.
 """
 
 import dataclasses
@@ -67,6 +75,15 @@ _MATMULS = (2, 5)  # over the scores: forward, backward
 _ROW_KERNEL = re.compile(
   r'row_attention(?P<dropout>_dropout)?_(?P<direction>fwd|bwd)_(?P<width>\d+)'
 )
+_SUM_KERNEL = re.compile(r'sum_by_id_(?P<parts>\d+)')
+# Bundles per grid step, token added and row cleared.
+_SUM = {
+  'TPU v4': (230, 13.7, 1.25),
+  'TPU v5e': (140, 10.5, 1.25),
+  'TPU v5p': (200, 10.8, 1.25),
+  'TPU v6e': (170, 10.4, 0.9),
+}
+_SUM_WIDTH = 768
 _SPLASH_KERNEL = re.compile(r'splash_mha_(?P<direction>fwd|dkv)')
 
 
@@ -81,16 +98,18 @@ class Cost:
 def cost(
   chip: chips.Chip, instruction: hlo.Instruction, operands: list[hlo.Shape]
 ) -> Cost | None:
-  """What an attention kernel costs; None for anything else.
+  """What a kernel that is known here costs; None for anything else.
 
   Args:
     chip: the device.
     instruction: perhaps such a kernel.
-    operands: what it reads; its queries are the first array of floats, its
-      keys the second.
+    operands: what it reads; attention's queries are the first array of floats,
+      its keys the second.
   """
   if instruction.target != 'tpu_custom_call':
     return None
+  if sums := _SUM_KERNEL.search(instruction.name):
+    return _sum_cost(chip, int(sums['parts']), instruction.shapes[0], operands)
   rows = _ROW_KERNEL.search(instruction.name)
   splash = _SPLASH_KERNEL.search(instruction.name)
   if not (rows or splash):
@@ -119,6 +138,22 @@ def cost(
     2 * _MATMULS[is_backward] * heads * math.prod(lengths) * width,
     heads * cycles / chip.cores / chip.clock,
   )
+
+
+def _sum_cost(
+  chip: chips.Chip, parts: int, sums: hlo.Shape, operands: list[hlo.Shape]
+) -> Cost:
+  """Of `lookup.sum_by_id`: sums [V, D] of states [N, D], of ids in blocks."""
+  step, added, cleared = _SUM[chip.name]
+  x, ids = operands[:2]
+  (tokens, width), (blocks, *_) = x.dims, ids.dims
+  bundles = parts * blocks * step
+  bundles += tokens * added + sums.dims[0] * cleared
+  # A wider row takes more loads.
+  bundles *= max(1, width / _SUM_WIDTH)
+  adding = bundles / chip.cores / chip.clock
+  reading = parts * x.bytes / chip.hbm_bandwidth
+  return Cost(0, max(adding, reading) + sums.bytes / chip.hbm_bandwidth)
 
 
 def _cycles(

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,26 @@ def test_an_id_that_occurs_often_counts_by_its_mean():
   assert table[8] == pytest.approx(0.9 * 10 + 0.1 * 4.0)
   untouched = np.delete(np.asarray(table), [7, 8])
   np.testing.assert_array_equal(untouched, np.full(8, 10.0, np.float32))
+
+
+def test_a_tpu_sums_by_id_without_a_scatter():
+  rng = np.random.default_rng(0)
+  labels = jnp.asarray(rng.integers(0, 300, (4, 50)).astype(np.int32))
+  labels = labels.at[:, :3].set(299).at[0, -1].set(0)
+  losses = jnp.asarray(rng.normal(size=(4, 50)).astype(np.float32))
+  weights = jnp.asarray(rng.integers(0, 2, (4, 50)).astype(np.float32))
+  values = jnp.stack([losses * weights, weights]).reshape(2, -1)
+  found, expected = (
+    sum_(labels.reshape(-1), values, vocab_size=300)
+    for sum_ in (importance._multiply, importance._scatter)
+  )
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-6)
+  np.testing.assert_array_equal(found[1], expected[1])
+  sums = jax.jit(functools.partial(importance.id_sums, vocab_size=300))
+  traced = sums.trace(labels, losses, weights)
+  for platform, scatters in (('tpu', 0), ('cpu', 2)):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('"stablehlo.scatter"(') == scatters
 
 
 def test_slots_without_a_prediction_change_nothing():

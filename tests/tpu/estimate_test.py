@@ -113,6 +113,7 @@ def test_slow_operations_are_counted_and_named(found):
   [
     ('jit(f)/jvp(routing)/dot', ('convolution',), 1e9, 'routing'),
     ('jvp(row_attention_fwd_64)/pallas_call', ('custom-call',), 0, 'attention'),
+    ('jvp()/sum_by_id_1/pallas_call', ('custom-call',), 0, 'embedding'),
     ('jit(f)/jvp()/bhqe,bhme->bhqm/dot', ('convolution',), 1e9, 'attention'),
     ('jit(f)/jvp()/dot', ('convolution',), 1e9, 'matmul'),
     ('jit(f)/jvp()/xor', ('xor',) * 20, 0, 'random'),
@@ -200,6 +201,40 @@ def test_every_generation_with_kernels_has_figures(name):
   chip = chips.chip_of(name)
   for kernel in ('row_attention_fwd_64', 'row_attention_dropout_bwd_64'):
     assert row_kernel_cost(kernel, 512, 512, chip).seconds > 0
+  assert sum_kernel_cost(chip.cores, 512, chip).seconds > 0
+
+
+def sum_kernel_cost(parts, tokens, chip=CHIP, width=768):
+  kernel = hlo.Instruction(
+    f'sum_by_id_{parts}.1',
+    'custom-call',
+    (hlo.Shape('f32', (1024, width)),),
+    (),
+    'custom_call_target="tpu_custom_call"',
+    None,
+    False,
+  )
+  operands = [
+    hlo.Shape('f32', (tokens, width)),
+    hlo.Shape('s32', (tokens // 256, 1, 256)),
+  ]
+  return kernels.cost(chip, kernel, operands)
+
+
+def test_sums_by_id_cost_their_loops_and_what_they_write():
+  none = sum_kernel_cost(1, 0)
+  written = 4 * 1024 * 768 / CHIP.hbm_bandwidth
+  assert none.flops == 0
+  assert none.seconds == pytest.approx(written + 1024 * 1.25 / 1.5e9)
+  once, twice = (sum_kernel_cost(parts, 2560).seconds for parts in (1, 2))
+  assert once - none.seconds == pytest.approx((10 * 140 + 2560 * 10.5) / 1.5e9)
+  # Every part passes every block; a token is added in one.
+  assert twice - once == pytest.approx(10 * 140 / 1.5e9)
+  many = sum_kernel_cost(64, 2560).seconds
+  reading = 64 * 4 * 2560 * 768 / CHIP.hbm_bandwidth
+  assert many == pytest.approx(written + reading)
+  wide = sum_kernel_cost(1, 2560, width=1024).seconds
+  assert once < wide < 2 * once
 
 
 def test_another_kernel_is_not_guessed():
