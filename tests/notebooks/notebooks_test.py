@@ -139,7 +139,8 @@ def test_bring_your_own_text(execute, corpus, tmp_path):
   assert config['num_hidden_layers'] == 3
   last = text_of(outputs[-1:])
   assert "'model.safetensors'" in last
-  answers = re.findall(r'^ *[0-9.]+%  ', last, re.MULTILINE)
+  # A bar of transformers may stand before the first of them.
+  answers = re.findall(r' [0-9]+\.[0-9]%  ', last)
   assert len(answers) == 5 or 'pip install transformers' in last
 
 
