@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import small_run
 
 from td_flax import bucket, errors
 
@@ -202,22 +203,9 @@ def test_packed_data_must_be_there(store):
 
 
 def command(module, *arguments):
-  values = {
-    'data.sequence_length': 32,
-    'model.num_layers': 3,
-    'model.hidden_dim': 16,
-    'model.num_heads': 2,
-    'model.mlp_dim': 32,
-    'drop.first_layer': 1,
-    'drop.last_layer': 1,
-    'train.num_steps': 20,
-    'train.batch_size': 16,
-    'checkpoint.every': 10,
-  }
-  return [
-    sys.executable, '-m', module, '--config=configs/quickstart.py',
-    *(f'--config.{key}={value}' for key, value in values.items()), *arguments,
-  ]  # fmt: skip
+  values = {'train.num_steps': 20, 'checkpoint.every': 10}
+  options = small_run.options(values)
+  return [sys.executable, '-m', module, *options, *arguments]
 
 
 def test_a_run_goes_on_where_another_machine_left_it(store, tmp_path):

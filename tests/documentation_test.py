@@ -27,7 +27,8 @@ from td_flax import flags
 
 def parsed(main, flags_parser):
   flags_parser(sys.argv)
-  if flags.flags.FLAGS['config'].value if 'config' in flags.flags.FLAGS else '':
+  values = flags.flags.FLAGS
+  if 'config' in values and values['config'].value:
     flags.load(flags_parser.keywords['schema'])
   sys.exit(0)
 

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import small_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUM_STEPS = 300
@@ -35,16 +36,8 @@ def arguments(workspace, workdir, **overrides):
   values = {
     'data.files': workspace / 'corpus.txt',
     'data.dir': workspace / 'packed',
-    'data.sequence_length': 32,
     'data.vocab_size': 340,
-    'model.num_layers': 3,
-    'model.hidden_dim': 16,
-    'model.num_heads': 2,
-    'model.mlp_dim': 32,
-    'drop.first_layer': 1,
-    'drop.last_layer': 1,
     'train.num_steps': NUM_STEPS,
-    'train.batch_size': 16,
     'eval.every': 40,
     'checkpoint.every': 20,
     'log.every': 7,
@@ -54,9 +47,8 @@ def arguments(workspace, workdir, **overrides):
     sys.executable,
     '-m',
     'td_flax.main',
-    '--config=configs/quickstart.py',
     f'--workdir={workdir}',
-    *(f'--config.{key}={value}' for key, value in values.items()),
+    *small_run.options(values),
   ]
 
 

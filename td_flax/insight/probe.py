@@ -21,7 +21,9 @@ from td_flax import checkpoint, errors
 from td_flax.config import Config
 from td_flax.insight import kept as kept_lib
 from td_flax.insight.words import Words
+from td_flax.learner import TrainState
 from td_flax.pretrained import OfRun
+from td_flax.step import Steps
 
 _HELD_OUT = 0.25  # of the sentences
 _SEED = 0
@@ -95,26 +97,29 @@ def content(
     _check(against, found, words.rows.shape[1])
   probed = choose(words)
 
+  def next_step(run: OfRun, config: Config) -> tuple[Steps, TrainState]:
+    importance = checkpoint.load_importance(pathlib.Path(run.source))
+    return kept_lib.next_step(run, config, importance)
+
   def states(
-    run: OfRun, config: Config, *, dropping: bool
+    steps: Steps, state: TrainState, *, dropping: bool
   ) -> tuple[Any, list[Float[np.ndarray, 'W D']]]:
     """Of each word's first token: the share kept, where asked; its states."""
-    importance = checkpoint.load_importance(pathlib.Path(run.source))
-    steps, state = kept_lib.next_step(run, config, importance)
 
     def of(*rows: Any) -> tuple[Any, list[Any]]:
       share = steps.kept(state, *rows, masked=False)[1] if dropping else None
       return share, steps.states(state, *rows, dropping=dropping)
 
-    pad = run.tokenizer.special.pad
+    pad = found.tokenizer.special.pad
     return kept_lib.over_rows(of, words.rows, pad, probed.chosen)
 
-  share, narrow = states(found, config, dropping=True)
+  own = next_step(found, config)
+  share, narrow = states(*own, dropping=True)
   passing = share[probed.held_out] >= 0.5
-  curves = {'full': states(found, config, dropping=False)[1]}
-  curves['dropping'] = narrow
+  curves = {'full': states(*own, dropping=False)[1], 'dropping': narrow}
   if against is not None:
-    curves['against'] = states(against, against.config, dropping=False)[1]
+    other = next_step(against, against.config)
+    curves['against'] = states(*other, dropping=False)[1]
   return {
     'train_words': int((~probed.held_out).sum()),
     'test_words': int(probed.held_out.sum()),

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import small_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -73,25 +74,13 @@ def training(work, workdir):
   values = {
     'data.files': work / 'corpus.txt',
     'data.dir': work / 'packed',
-    'data.sequence_length': 32,
     'data.vocab_size': 340,
-    'model.num_layers': 3,
-    'model.hidden_dim': 16,
-    'model.num_heads': 2,
-    'model.mlp_dim': 32,
-    'drop.first_layer': 1,
-    'drop.last_layer': 1,
     'train.num_steps': NUM_STEPS,
-    'train.batch_size': 16,
     'eval.every': 20,
     'checkpoint.every': 10,
     'log.every': 1,
   }
-  return [
-    '--config=configs/quickstart.py',
-    f'--workdir={workdir}',
-    *(f'--config.{key}={value}' for key, value in values.items()),
-  ]
+  return [f'--workdir={workdir}', *small_run.options(values)]
 
 
 def wait_until(condition):

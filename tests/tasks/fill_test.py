@@ -20,6 +20,14 @@ def tokenizer():
   )
 
 
+@pytest.fixture
+def run(tmp_path, make_config, save_run, tokenizer):
+  config = make_config()
+  model = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
+  save_run(tmp_path / 'run', config, tokenizer, nnx.split(model)[1])
+  return pretrained.find(str(tmp_path / 'run'), '--workdir'), model
+
+
 def pieces(tokenizer, ids):
   return [tokenizer.piece(int(i)) for i in ids]
 
@@ -32,13 +40,8 @@ def test_a_mask_is_one_token_and_the_rest_is_cut_as_around_a_word(tokenizer):
   assert pieces(tokenizer, ids) == masked
 
 
-def test_the_best_pieces_are_those_of_the_model(
-  tmp_path, make_config, save_run, tokenizer
-):
-  config = make_config()
-  model = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(3))
-  save_run(tmp_path / 'run', config, tokenizer, nnx.split(model)[1])
-  found = pretrained.find(str(tmp_path / 'run'), '--workdir')
+def test_the_best_pieces_are_those_of_the_model(run, tokenizer):
+  found, model = run
   first, second = fill.fill(found, 'does [MASK] bark at [MASK]?', count=3)
   ids = fill.encode(tokenizer, 'does [MASK] bark at [MASK]?').astype(np.int32)
   row = np.array([[2, *ids, 3]])
@@ -56,13 +59,8 @@ def test_the_best_pieces_are_those_of_the_model(
     )
 
 
-def test_texts_that_cannot_be_filled_are_refused(
-  tmp_path, make_config, save_run, tokenizer
-):
-  config = make_config()
-  model = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(0))
-  save_run(tmp_path / 'run', config, tokenizer, nnx.split(model)[1])
-  found = pretrained.find(str(tmp_path / 'run'), '--workdir')
+def test_texts_that_cannot_be_filled_are_refused(run):
+  found, _ = run
   with pytest.raises(errors.DataError, match=r'must have a \[MASK\]'):
     fill.fill(found, 'nothing is hidden')
   with pytest.raises(errors.DataError, match='the model takes 30'):
