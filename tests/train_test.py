@@ -47,8 +47,8 @@ def arguments(workspace, workdir, **overrides):
     sys.executable,
     '-m',
     'td_flax.main',
-    f'--workdir={workdir}',
     *small_run.options(values),
+    f'--workdir={workdir}',
   ]
 
 
