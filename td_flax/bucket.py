@@ -1,39 +1,24 @@
-"""Workdirs and packed data on gs://, without TensorFlow.
+"""Objects on gs:// as local files, without TensorFlow.
 
-A bucket has no locks, no renames and no appending, and objects appear whole. So
-a run works in a folder on local disk, as ever, and process 0 keeps the bucket
-like it: a changed file is written anew, a checkpoint's record after its arrays,
-a deleted file is deleted. Every start begins with what the bucket holds, on all
-hosts alike: what a lost machine had not written yet is lost.
-
-    gs://BUCKET/RUN/...            as in `workdir.py`, without data/ and .lock
-    gs://BUCKET/RUN/lease.json     who writes there; changes while it is alive
-
-Local folders lie under `$XDG_CACHE_HOME/td_flax/buckets`; one per process for a
-workdir, one per machine for packed data. Needs the extra `gcs`.
+What is read from a bucket, packed data and models, is copied to a folder below
+`$XDG_CACHE_HOME/td_flax/buckets`, one per machine; where a run writes, see
+`mirror.py`. Needs the extra `gcs`.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
+import re
 import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent import futures
 
 from td_flax import errors, progress
 
 _SCHEME = 'gs://'
-_LEASE = 'lease.json'
-_SECONDS_BETWEEN_WRITES = 10.0
-# A lease that stays the same this long belongs to a run that is no more.
-_LEASE_SECONDS = 45.0
-_RECORD = 'record/record.json'  # as in `checkpoint.py`: makes one complete
-_NOT_MIRRORED = ('.tmp', '.orbax-checkpoint-tmp', '.deleting')
+LEASE = 'lease.json'  # in a workdir: who writes there
+RECORD = 'record/record.json'  # of a checkpoint: makes it complete
 _NUM_READERS = 8
 
 
@@ -42,53 +27,16 @@ def is_url(path: str) -> bool:
   return path.startswith(_SCHEME)
 
 
-@contextlib.contextmanager
-def workdir(path: str) -> Iterator[pathlib.Path]:
-  """The local folder of a workdir, kept the same as its bucket.
-
-  Args:
-    path: a local path, which is used as it is, or gs://BUCKET/RUN. All
-      processes of a run enter this after they have joined.
-
-  Raises:
-    errors.CheckpointError: the bucket cannot be used, or another run uses it.
-  """
-  if not is_url(path):
-    yield pathlib.Path(path)
-    return
-  import jax
-  from jax.experimental import multihost_utils
-
-  def wait_for_all(what: str) -> None:
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices(what)
-
-  index = jax.process_index()
-  folder = _local(path) / f'process-{index}'
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(_locked(folder, wait=False))
-    mirror = _Mirror(path, folder)
-    if index == 0:
-      stack.enter_context(mirror.holding())
-    wait_for_all('the bucket is ours')
-    mirror.pull()
-    wait_for_all('the bucket was read')  # before anybody changes it
-    if index == 0:
-      progress.write_line(f'{path}: worked on in {folder}')
-      stack.enter_context(mirror.pushing())
-    yield folder
-
-
 def dataset(url: str) -> pathlib.Path:
   """The local folder of a packed dataset, copied once per machine.
 
   Raises:
     errors.DataError: it is not there, or cannot be copied.
   """
-  folder = _local(url)
-  with _locked(folder, wait=True):
+  folder = local(url)
+  with locked(folder, wait=True):
     try:
-      bucket = _Bucket(url)
+      bucket = Bucket(url)
       sizes = bucket.sizes()
       if 'manifest.json' not in sizes:
         raise errors.DataError(
@@ -104,31 +52,67 @@ def dataset(url: str) -> pathlib.Path:
         for name, size in sizes.items()
         if not name.startswith('blocks/') and name != 'manifest.json'
       }
-      _copy(bucket, folder, wanted)
+      bucket.copy(folder, _missing(folder, wanted))
       (folder / 'manifest.json').write_bytes(manifest)
     except errors.UserError:
       raise
     except Exception as error:  # whatever a client of a bucket raises
       raise errors.DataError(
-        f'data.dir={url}: cannot be copied to {folder}: {_one_line(error)}'
+        f'data.dir={url}: cannot be copied to {folder}: {one_line(error)}'
       ) from error
   return folder
 
 
-def _copy(
-  bucket: '_Bucket', folder: pathlib.Path, sizes: dict[str, int]
-) -> None:
-  missing = [x for x, size in sizes.items() if _size(folder / x) != size]
-  total = sum(sizes[name] for name in missing) / 1e6
-  if not missing:
-    return
-  progress.write_line(f'copying {total:,.1f} MB from {bucket.url} to {folder}')
-  with futures.ThreadPoolExecutor(_NUM_READERS) as pool:
-    for _ in pool.map(lambda name: bucket.get(name, folder / name), missing):
-      pass
+def model(url: str) -> pathlib.Path:
+  """A local copy of a workdir, of one of its checkpoints or of a Hub folder.
+
+  Without the packed data of a workdir, and what a run did not write to its end.
+  A checkpoint is copied once per machine: its record has a digest of each
+  array, so that equal records mean equal arrays.
+
+  Returns:
+    What stands for `url`; does not exist where the bucket has nothing there.
+
+  Raises:
+    errors.CheckpointError: the bucket cannot be read.
+  """
+  root, step = url.rstrip('/'), None
+  if re.search(r'/checkpoints/\d+$', root):
+    root, _, step = root.rpartition('/checkpoints/')
+  folder = local(root) / 'copy'
+
+  def is_wanted(name: str) -> bool:
+    if name == LEASE or name.startswith('data/'):
+      return False
+    return step is None or _step_of(name) in (None, f'checkpoints/{step}')
+
+  with locked(folder, wait=True), clear_errors(f'{url}: cannot be read'):
+    bucket = Bucket(root)
+    sizes = whole({k: x for k, x in bucket.sizes().items() if is_wanted(k)})
+    _forget(folder, set(filter(is_wanted, files(folder))) - sizes.keys())
+    for name in sizes:
+      if name.endswith(RECORD) and not _same(folder / name, bucket.read(name)):
+        shutil.rmtree(folder / _step_of(name), ignore_errors=True)
+    arrays = {k: x for k, x in sizes.items() if _step_of(k)}
+    others = {k: x for k, x in sizes.items() if not _step_of(k)}
+    bucket.copy(folder, others | _missing(folder, arrays))
+  return folder if step is None else folder / 'checkpoints' / step
 
 
-class _Bucket:
+def _forget(folder: pathlib.Path, names: set[str]) -> None:
+  for name in names:
+    (folder / name).unlink()
+  for path in sorted(folder.rglob('*'), reverse=True):
+    if path.is_dir():
+      with contextlib.suppress(OSError):  # not empty
+        path.rmdir()
+
+
+def _missing(folder: pathlib.Path, sizes: dict[str, int]) -> dict[str, int]:
+  return {x: size for x, size in sizes.items() if _size(folder / x) != size}
+
+
+class Bucket:
   """The objects below a URL, by their path from there."""
 
   def __init__(self, url: str) -> None:
@@ -173,6 +157,21 @@ class _Bucket:
     self._files.get_file(f'{self._root}/{name}', str(part))
     part.replace(path)
 
+  def copy(self, folder: pathlib.Path, sizes: dict[str, int]) -> None:
+    """Copies objects to a folder.
+
+    Args:
+      folder: where.
+      sizes: of these, their bytes by name.
+    """
+    if not sizes:
+      return
+    total = sum(sizes.values()) / 1e6
+    progress.write_line(f'copying {total:,.1f} MB from {self.url} to {folder}')
+    with futures.ThreadPoolExecutor(_NUM_READERS) as pool:
+      for _ in pool.map(lambda name: self.get(name, folder / name), sizes):
+        pass
+
   def put(self, path: pathlib.Path, name: str) -> None:
     """Copies a file to an object."""
     self._files.put_file(str(path), f'{self._root}/{name}')
@@ -183,157 +182,28 @@ class _Bucket:
       self._files.rm_file(f'{self._root}/{name}')
 
 
-class _Mirror:
-  """A local folder and the bucket that is to hold the same."""
+@contextlib.contextmanager
+def clear_errors(problem: str, more: str = '') -> Iterator[None]:
+  """Makes one line of what a client of a bucket raises.
 
-  def __init__(self, url: str, folder: pathlib.Path) -> None:
-    self._bucket = _Bucket(url)
-    self._folder = folder
-    self._stamps: dict[str, tuple[int, int]] = {}  # of what the bucket has
-    self._ended = threading.Event()  # the work
-    self._released = threading.Event()  # the lease
-    self._is_failing = False
-    self._owner = f'{socket.gethostname()}:{folder}'
-
-  @contextlib.contextmanager
-  def holding(self) -> Iterator[None]:
-    """Holds the bucket's lease; refuses one that another run holds."""
-    with self._clear_errors():
-      self._wait_for_lease()
-      self._renew()
-    beat = threading.Thread(target=self._beat, daemon=True)
-    beat.start()
-    try:
-      yield
-    finally:
-      self._released.set()
-      beat.join()
-      with contextlib.suppress(Exception):  # then the next run waits for it
-        self._bucket.delete(_LEASE)
-
-  def pull(self) -> None:
-    """Makes the local folder what the bucket holds."""
-    with self._clear_errors():
-      if self._folder.exists():
-        for path in self._folder.iterdir():
-          if path.is_dir() and path.name != 'data':
-            shutil.rmtree(path)
-          elif path.is_file():
-            path.unlink()
-      sizes = self._bucket.sizes()
-      sizes.pop(_LEASE, None)
-      # An upload that was cut off, or a deletion: no checkpoint any more.
-      steps = {_step_of(name) for name in sizes}
-      whole = {x for x in steps if x is None or f'{x}/{_RECORD}' in sizes}
-      sizes = {k: v for k, v in sizes.items() if _step_of(k) in whole}
-      self._folder.mkdir(parents=True, exist_ok=True)
-      _copy(self._bucket, self._folder, sizes)
-      self._stamps = {name: _stamp(self._folder / name) for name in sizes}
-
-  @contextlib.contextmanager
-  def pushing(self) -> Iterator[None]:
-    """Writes what changes to the bucket, now and then and at the end."""
-    thread = threading.Thread(target=self._push_until_ended, daemon=True)
-    thread.start()
-    try:
-      yield
-    finally:
-      self._ended.set()
-      thread.join()
-      with self._clear_errors(f'; all of it lies in {self._folder}'):
-        self._push()
-      progress.write_line(f'{self._bucket.url}: holds all of it')
-
-  def _push_until_ended(self) -> None:
-    while not self._ended.wait(_SECONDS_BETWEEN_WRITES):
-      try:
-        self._push()
-        self._is_failing = False
-      except Exception as error:  # any kind: a network never ends the training
-        if not self._is_failing:  # one line, not one per attempt
-          progress.write_line(
-            f'warning: {self._bucket.url}: cannot be written '
-            f'({_one_line(error)}); training goes on, it is tried again'
-          )
-        self._is_failing = True
-
-  def _push(self) -> None:
-    files = {
-      str(path.relative_to(self._folder)): path
-      for path in self._folder.rglob('*')
-      if path.is_file()
-    }
-    names = sorted(filter(_is_mirrored, files), key=_order)
-    for name in names:
-      with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-        stamp = _stamp(files[name])
-        if self._stamps.get(name) != stamp:
-          self._bucket.put(files[name], name)
-          self._stamps[name] = stamp
-    gone = sorted(self._stamps.keys() - set(names), key=_order, reverse=True)
-    for name in gone:
-      self._bucket.delete(name)
-      del self._stamps[name]
-
-  def _wait_for_lease(self) -> None:
-    """Returns once nobody else holds the lease."""
-    seen = self._lease()
-    if not seen or json.loads(seen)['owner'] == self._owner:
-      return
-    owner = json.loads(seen)['owner']
-    progress.write_line(
-      f'{self._bucket.url}: was used by {owner}; waiting '
-      f'{_LEASE_SECONDS:g} seconds to see whether it still is'
-    )
-    deadline = time.monotonic() + _LEASE_SECONDS
-    while time.monotonic() < deadline:
-      time.sleep(1)
-      now = self._lease()
-      if not now:
-        return
-      if now != seen:
-        raise errors.CheckpointError(
-          f'{self._bucket.url}: another run is using this workdir ({owner})'
-        )
-
-  def _lease(self) -> bytes:
-    try:
-      return self._bucket.read(_LEASE)
-    except FileNotFoundError:
-      return b''
-
-  def _renew(self) -> None:
-    content = {'owner': self._owner, 'time': time.time()}
-    self._bucket.write(_LEASE, json.dumps(content).encode())
-
-  def _beat(self) -> None:
-    while not self._released.wait(_LEASE_SECONDS / 4):
-      with contextlib.suppress(Exception):  # `_push` says what is wrong
-        self._renew()
-
-  @contextlib.contextmanager
-  def _clear_errors(self, more: str = '') -> Iterator[None]:
-    try:
-      yield
-    except errors.UserError:
-      raise
-    except Exception as error:  # whatever a client of a bucket raises
-      raise errors.CheckpointError(
-        f'{self._bucket.url}: cannot be used as a workdir: '
-        f'{_one_line(error)}{more}'
-      ) from error
+  Raises:
+    errors.CheckpointError: `problem`, the reason, `more`.
+  """
+  try:
+    yield
+  except errors.UserError:
+    raise
+  except Exception as error:  # whatever a client of a bucket raises
+    raise errors.CheckpointError(
+      f'{problem}: {one_line(error)}{more}'
+    ) from error
 
 
-def _order(name: str) -> tuple[bool, bool, str]:
-  """Rows of metrics before the checkpoints that say they are there."""
-  return ('checkpoints/' in name, name.endswith(_RECORD), name)
-
-
-def _is_mirrored(name: str) -> bool:
-  first = name.partition('/')[0]
-  return first not in ('data', '.lock') and not any(
-    mark in name for mark in _NOT_MIRRORED
-  )
+def whole(sizes: dict[str, int]) -> dict[str, int]:
+  """Without what a cut-off upload or deletion left: no checkpoint any more."""
+  steps = {_step_of(name) for name in sizes}
+  found = {x for x in steps if x is None or f'{x}/{RECORD}' in sizes}
+  return {k: size for k, size in sizes.items() if _step_of(k) in found}
 
 
 def _step_of(name: str) -> str | None:
@@ -344,15 +214,20 @@ def _step_of(name: str) -> str | None:
   return '/'.join(parts[: parts.index('checkpoints') + 2])
 
 
-def _local(url: str) -> pathlib.Path:
+def local(url: str) -> pathlib.Path:
+  """The folder for what is local of a URL."""
   caches = os.environ.get('XDG_CACHE_HOME', '')
   root = caches if os.path.isabs(caches) else pathlib.Path.home() / '.cache'
   return pathlib.Path(root, 'td_flax/buckets', url.removeprefix(_SCHEME))
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
-  """Keeps other processes of this machine out."""
+def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
+  """Keeps other processes of this machine out.
+
+  Raises:
+    errors.CheckpointError: without `wait`, one of them is in there.
+  """
   folder.parent.mkdir(parents=True, exist_ok=True)
   with folder.with_name(folder.name + '.lock').open('ab') as file:
     try:
@@ -364,6 +239,15 @@ def _locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
     yield
 
 
+def files(folder: pathlib.Path) -> list[str]:
+  """The files below, by their path from there."""
+  return [
+    str(path.relative_to(folder))
+    for path in folder.rglob('*')
+    if path.is_file()
+  ]
+
+
 def _same(path: pathlib.Path, content: bytes) -> bool:
   return path.exists() and path.read_bytes() == content
 
@@ -372,11 +256,7 @@ def _size(path: pathlib.Path) -> int | None:
   return path.stat().st_size if path.exists() else None
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
-  status = path.stat()
-  return status.st_mtime_ns, status.st_size
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+  """What an error says, for a message."""
   text = ' '.join(str(error).split()) or 'no reason given'
   return f'{type(error).__name__}: {text}'[:300]

@@ -13,7 +13,7 @@ import signal
 
 from absl import flags as absl_flags
 
-from td_flax import bucket, errors, flags, processes
+from td_flax import errors, flags, mirror, processes
 from td_flax.config import Config
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     raise errors.ConfigError('--checkpoint: missing; the model to start from')
   with (
     processes.joined(),
-    bucket.workdir(values.workdir or f'runs/{config.name}') as path,
+    mirror.workdir(values.workdir or f'runs/{config.name}') as path,
   ):
     _fine_tune(config, values, path)
 

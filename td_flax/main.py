@@ -6,7 +6,7 @@ heavy is imported at its top.
 
 from absl import flags as absl_flags
 
-from td_flax import bucket, errors, flags, processes
+from td_flax import errors, flags, mirror, processes
 
 _WORKDIR = absl_flags.DEFINE_string(
   'workdir',
@@ -25,7 +25,7 @@ def main() -> None:
     )
   with (
     processes.joined(),
-    bucket.workdir(_WORKDIR.value or f'runs/{config.name}') as workdir,
+    mirror.workdir(_WORKDIR.value or f'runs/{config.name}') as workdir,
   ):
     from td_flax import compilation, train
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from td_flax import checkpoint, errors, leaves
+from td_flax import bucket, checkpoint, errors, leaves
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer
 from td_flax.data.vocabulary import Tokenizer
@@ -101,7 +101,7 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
 
   Args:
     path: a workdir, one of its `checkpoints/<step>`, or a folder of Hugging
-      Face.
+      Face; local or gs://.
     key: the config key or flag that errors name.
     step: of a workdir: `latest`, `best` (by held-out loss) or a number.
 
@@ -110,7 +110,7 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
-  folder = pathlib.Path(path)
+  folder = bucket.model(path) if bucket.is_url(path) else pathlib.Path(path)
   if not folder.exists():
     raise errors.ConfigError(f'{where}: does not exist')
   if architecture.is_folder(folder):

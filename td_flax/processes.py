@@ -13,7 +13,8 @@ _COORDINATOR = absl_flags.DEFINE_string(
   'coordinator',
   None,
   'HOST:PORT of process 0 where several processes train together (PORT+1 is '
-  'used too); `auto` lets jax find out, as on a TPU slice.',
+  'used too); `auto` lets jax find out on TPU slices, SLURM, Open MPI and '
+  'Kubernetes.',
 )
 _NUM_PROCESSES = absl_flags.DEFINE_integer(
   'num_processes', None, 'With --coordinator=HOST:PORT: how many processes.'
@@ -42,27 +43,23 @@ def joined() -> Iterator[None]:
   Raises:
     errors.UserError: the flags are wrong, or the others cannot be reached.
   """
-  address = _COORDINATOR.value
-  _check()
-  if address is None:
+  place = _place()
+  if place is None:
     yield
     return
-  if address == 'auto':
-    _initialize(None)
-    yield
-    return
+  address, count, index = place
   host, _, port = address.rpartition(':')
   others = peers.Peers(
     host,
     int(port) + 1,
-    _NUM_PROCESSES.value,
-    _PROCESS_ID.value,
+    count,
+    index,
     join_timeout=_JOIN_TIMEOUT.value,
     lost_timeout=_LOST_TIMEOUT.value,
   )
   others.meet()
   try:
-    _initialize(address)
+    _initialize(address, count, index)
     yield
   except errors.Stopped:
     others.leave()  # all stop after the same step
@@ -77,8 +74,8 @@ def joined() -> Iterator[None]:
   others.leave()
 
 
-def _check() -> None:
-  """Refuses flags that do not fit together."""
+def _place() -> tuple[str, int, int] | None:
+  """Process 0's HOST:PORT, how many processes there are, and which this is."""
   address, count, index = (
     _COORDINATOR.value,
     _NUM_PROCESSES.value,
@@ -89,31 +86,58 @@ def _check() -> None:
       raise errors.ConfigError(
         '--coordinator: missing; --num_processes and --process_id need it'
       )
-  elif address == 'auto':
-    return
-  elif not re.fullmatch(r'.+:\d+', address):
-    raise errors.ConfigError(
-      f'--coordinator={address}: must be HOST:PORT or auto'
-    )
-  elif not 0 < int(address.rpartition(':')[2]) < 65535:
-    raise errors.ConfigError(
-      f'--coordinator={address}: PORT must be from 1 to 65534'
-    )
-  elif count is None or index is None or not 0 <= index < count:
+    return None
+  source = f'--coordinator={address}'
+  if address == 'auto':
+    if count is not None or index is not None:
+      raise errors.ConfigError(
+        '--coordinator=auto: finds --num_processes and --process_id itself'
+      )
+    address, count, index = _found()
+    source += f' ({address})'
+  if not re.fullmatch(r'.+:\d+', address):
+    raise errors.ConfigError(f'{source}: must be HOST:PORT or auto')
+  if not 0 < int(address.rpartition(':')[2]) < 65535:
+    raise errors.ConfigError(f'{source}: PORT must be from 1 to 65534')
+  if count is None or index is None or not 0 <= index < count:
     raise errors.ConfigError(
       f'--num_processes={count}, --process_id={index}: --coordinator=HOST:PORT '
       'needs both, the id from 0 to below the number'
     )
+  return address, count, index
 
 
-def _initialize(address: str | None) -> None:
+def _found() -> tuple[str, int, int]:
+  """What jax.distributed would find, so that `peers` can meet there first."""
+  # jax has no public name for it.
+  from jax._src import clusters
+
+  find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+  try:
+    address, count, index, _ = find(
+      None, None, None, None, None, _JOIN_TIMEOUT.value
+    )
+  except (OSError, RuntimeError, ValueError, KeyError) as error:
+    reason = ' '.join(str(error).split())
+    raise errors.UserError(
+      f'--coordinator=auto: jax cannot find the other processes: {reason}'
+    ) from error
+  if address is None:
+    raise errors.ConfigError(
+      '--coordinator=auto: jax finds no TPU slice, SLURM, Open MPI or '
+      'Kubernetes here; give HOST:PORT'
+    )
+  return address, count, index
+
+
+def _initialize(address: str, count: int, index: int) -> None:
   import jax
 
   try:
     jax.distributed.initialize(
       address,
-      _NUM_PROCESSES.value,
-      _PROCESS_ID.value,
+      count,
+      index,
       initialization_timeout=_JOIN_TIMEOUT.value,
       # Later than `peers` notices: it aborts with a native stack trace.
       heartbeat_timeout_seconds=2 * _LOST_TIMEOUT.value,

@@ -3,13 +3,14 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import pytest
 import small_run
 
-from td_flax import bucket, errors
+from td_flax import bucket, errors, mirror, pretrained
 
 sys.path.append(str(pathlib.Path(__file__).parent / 'launch'))
 import fake_bucket  # noqa: F401  # makes gs:// a folder
@@ -50,13 +51,13 @@ def contents(folder):
 
 
 def test_a_local_path_is_used_as_it_is(tmp_path):
-  with bucket.workdir(str(tmp_path / 'run')) as folder:
+  with mirror.workdir(str(tmp_path / 'run')) as folder:
     assert folder == tmp_path / 'run'
   assert not folder.exists()
 
 
 def test_the_bucket_holds_what_the_folder_held(store):
-  with bucket.workdir(RUN) as folder:
+  with mirror.workdir(RUN) as folder:
     put(folder / 'config.json')
     put(folder / 'checkpoints/10/state/d/array')
     put(folder / 'checkpoints/10/record/record.json')
@@ -75,7 +76,7 @@ def test_the_bucket_holds_what_the_folder_held(store):
   # A row of metrics before its checkpoint, and that last which completes it.
   assert written[-1].endswith('record/record.json')
   assert written.index('b/runs/one/metrics.jsonl') < 2
-  with bucket.workdir(RUN) as folder:
+  with mirror.workdir(RUN) as folder:
     assert (folder / 'data/shard').exists()  # is no part of the mirror
     put(folder / 'metrics.jsonl', 'xy')
     (folder / 'config.json').unlink()
@@ -88,19 +89,19 @@ def test_the_bucket_holds_what_the_folder_held(store):
 
 
 def test_what_the_bucket_does_not_have_is_forgotten(store):
-  with bucket.workdir(RUN) as folder:
+  with mirror.workdir(RUN) as folder:
     put(folder / 'checkpoints/10/record/record.json')
   # The machine goes before this is written:
   put(folder / 'checkpoints/20/record/record.json')
   # and in the middle of an upload, or of a deletion:
   put(store / 'b/runs/one/checkpoints/30/state/array')
-  with bucket.workdir(RUN) as folder:
+  with mirror.workdir(RUN) as folder:
     assert [x.name for x in (folder / 'checkpoints').iterdir()] == ['10']
 
 
 def test_changes_are_written_while_it_runs(store, monkeypatch):
-  monkeypatch.setattr(bucket, '_SECONDS_BETWEEN_WRITES', 0.05)
-  with bucket.workdir(RUN) as folder:
+  monkeypatch.setattr(mirror, '_SECONDS_BETWEEN_WRITES', 0.05)
+  with mirror.workdir(RUN) as folder:
     put(folder / 'metrics.jsonl')
     while not (store / 'b/runs/one/metrics.jsonl').exists():
       pass
@@ -109,12 +110,12 @@ def test_changes_are_written_while_it_runs(store, monkeypatch):
 def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
   store, monkeypatch, capsys
 ):
-  monkeypatch.setattr(bucket, '_SECONDS_BETWEEN_WRITES', 0.02)
+  monkeypatch.setattr(mirror, '_SECONDS_BETWEEN_WRITES', 0.02)
   said = ''
 
   def run():
     nonlocal said
-    with bucket.workdir(RUN) as folder:
+    with mirror.workdir(RUN) as folder:
       (store / 'broken').touch()
       put(folder / 'metrics.jsonl')
       while 'cannot be written' not in said:
@@ -128,20 +129,20 @@ def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
 
 
 def test_two_runs_never_share_a_workdir(store, monkeypatch):
-  monkeypatch.setattr(bucket, '_LEASE_SECONDS', 1.5)
-  with bucket.workdir(RUN):
+  monkeypatch.setattr(mirror, '_LEASE_SECONDS', 1.5)
+  with mirror.workdir(RUN):
     with (
       pytest.raises(errors.CheckpointError, match='another process is using'),
-      bucket.workdir(RUN),
+      mirror.workdir(RUN),
     ):
       pass
     lease = store / 'b/runs/one/lease.json'
     content = json.loads(lease.read_text())
   assert not lease.exists()
   put(lease, json.dumps(content | {'owner': 'elsewhere:x'}))
-  with bucket.workdir(RUN):  # nobody renews it
+  with mirror.workdir(RUN):  # nobody renews it
     pass
-  monkeypatch.setattr(bucket, '_LEASE_SECONDS', 4.0)
+  monkeypatch.setattr(mirror, '_LEASE_SECONDS', 4.0)
   renewing = subprocess.Popen(
     [
       sys.executable, '-c',
@@ -158,7 +159,7 @@ def test_two_runs_never_share_a_workdir(store, monkeypatch):
       pass
     with (
       pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'),
-      bucket.workdir(RUN),
+      mirror.workdir(RUN),
     ):
       pass
   finally:
@@ -188,11 +189,55 @@ def test_packed_data_is_copied_once(store):
   assert (folder / 'train-0.npy').read_text() == 'TRAIN-0.NPY'
 
 
+def test_a_model_is_copied_but_for_what_lies_there_already(store):
+  source = store / 'b/runs/one'
+  for step in (10, 20):
+    put(source / f'checkpoints/{step}/record/record.json', f'of {step}')
+    put(source / f'checkpoints/{step}/state/array')
+  put(source / 'checkpoints/30/state/array')  # is still being written
+  for name in ('config.json', 'lease.json', 'data/shard'):
+    put(source / name)
+  folder = bucket.model(RUN)
+  steps = {
+    f'checkpoints/{step}/{name}'
+    for step in (10, 20)
+    for name in ('record/record.json', 'state/array')
+  }
+  assert set(contents(folder)) == {'config.json', *steps}
+  noted(store, 'reads')
+  assert bucket.model(RUN) == folder
+  assert noted(store, 'reads') == ['b/runs/one/config.json']
+  # Another run under the same name, with arrays of the same sizes:
+  put(source / 'checkpoints/20/record/record.json', 'new')
+  put(source / 'checkpoints/20/state/array', 'y')
+  shutil.rmtree(source / 'checkpoints/10')
+  bucket.model(RUN)
+  assert contents(folder / 'checkpoints/20')['state/array'] == 'y'
+  assert [x.name for x in (folder / 'checkpoints').iterdir()] == ['20']
+
+
+def test_one_checkpoint_is_copied_and_leaves_the_others(store):
+  for step in (10, 20):
+    put(store / f'b/runs/one/checkpoints/{step}/record/record.json')
+  ten = bucket.model(f'{RUN}/checkpoints/10')
+  assert ten.name == '10'
+  assert [x.name for x in ten.parent.iterdir()] == ['10']
+  bucket.model(f'{RUN}/checkpoints/20/')
+  assert {x.name for x in ten.parent.iterdir()} == {'10', '20'}
+
+
+def test_a_model_must_be_there(store):
+  with pytest.raises(
+    errors.ConfigError, match=r"--checkpoint='gs://b/x': does not exist"
+  ):
+    pretrained.find('gs://b/x', '--checkpoint')
+
+
 @pytest.mark.parametrize('url', ['gs://b', 'gs://'])
 def test_a_bucket_alone_is_no_place(store, url):
   with (
     pytest.raises(errors.ConfigError, match='must be gs://BUCKET/PATH'),
-    bucket.workdir(url),
+    mirror.workdir(url),
   ):
     pass
 
@@ -244,6 +289,18 @@ def test_a_run_goes_on_where_another_machine_left_it(store, tmp_path):
   assert 'resuming from step 20' in second.stderr
   assert contents_of_metrics(store) == before
   assert (store / 'b/runs/one/summary.json').exists()
+  third = run(
+    'td_flax.main',
+    f'--workdir={tmp_path}/third',
+    '--config.data.dir=gs://b/packed',
+    f'--config.train.init_from={RUN}',
+  )
+  assert third.returncode == 0, third.stderr
+  losses = [
+    [json.loads(line).get('eval/loss') for line in text.splitlines()]
+    for text in (before, (tmp_path / 'third/metrics.jsonl').read_text())
+  ]
+  assert losses[1][0] == pytest.approx(losses[0][-1])  # where the first ended
 
 
 def contents_of_metrics(store):

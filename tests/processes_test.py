@@ -1,3 +1,4 @@
+import os
 import pathlib
 import subprocess
 import sys
@@ -5,6 +6,31 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Joins the others and says which of them it is.
+_JOIN = """
+import sys
+from td_flax import flags, processes
+
+def main():
+  with processes.joined():
+    import jax
+    print(jax.process_index(), jax.process_count(), flush=True)
+
+flags.run(main)
+"""
+
+
+def in_slurm(job, index):
+  """The environment of one of two processes of a job of SLURM."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'SLURM_JOB_ID': str(job),
+    'SLURM_STEP_NODELIST': 'localhost',
+    'SLURM_NTASKS': '2',
+    'SLURM_PROCID': str(index),
+    'SLURM_LOCALID': '0',
+  }
 
 
 @pytest.mark.parametrize(
@@ -14,6 +40,8 @@ ROOT = pathlib.Path(__file__).parents[1]
     (['--coordinator=here:70000'], 'PORT must be from 1 to 65534'),
     (['--coordinator=here:80', '--num_processes=2'], '--process_id=None'),
     (['--num_processes=2'], '--coordinator: missing'),
+    (['--coordinator=auto'], 'jax finds no TPU slice, SLURM, Open MPI or'),
+    (['--coordinator=auto', '--process_id=0'], 'finds --num_processes and'),
     (['--join_timeout=0'], 'join_timeout'),
     (['--workdir=gs://bucket'], 'gs://bucket: must be gs://BUCKET/PATH'),
   ],
@@ -32,3 +60,30 @@ def test_a_mistake_is_one_line_before_anything_is_waited_for(arguments, said):
   (line,) = done.stderr.splitlines()
   assert line.startswith('error: ')
   assert said in line
+
+
+def join(job, index, *arguments):
+  return subprocess.Popen(
+    [sys.executable, '-c', _JOIN, '--coordinator=auto', *arguments],
+    cwd=ROOT,
+    env=in_slurm(job, index),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_auto_finds_the_processes_of_a_job():
+  both = [join(4, index) for index in (0, 1)]
+  said = [process.communicate(timeout=120) for process in both]
+  assert [process.returncode for process in both] == [0, 0], said
+  assert [out.split() for out, _ in said] == [['0', '2'], ['1', '2']]
+
+
+def test_auto_says_who_did_not_come():
+  alone = join(7, 0, '--join_timeout=2')
+  _, said = alone.communicate(timeout=120)
+  assert alone.returncode == 75
+  assert said.splitlines() == [
+    'error: process 1 of 2 did not come within 2 seconds (--join_timeout)'
+  ]

@@ -55,7 +55,7 @@ def main() -> None:
     raise errors.ConfigError('--against: needs --conllu')
   import numpy as np
 
-  from td_flax import checkpoint
+  from td_flax import bucket, checkpoint
   from td_flax.data import dataset
   from td_flax.dropping import policies
   from td_flax.insight import kept as kept_lib
@@ -64,8 +64,9 @@ def main() -> None:
 
   found = kept_lib.find(values.workdir, '--workdir', values.step)
   config = kept_lib.dropping(found.config, found.where)
+  data = found.config.data.dir or str(found.workdir.data)
   packed = dataset.load(
-    pathlib.Path(found.config.data.dir or found.workdir.data)
+    bucket.dataset(data) if bucket.is_url(data) else pathlib.Path(data)
   )
   tokenizer, length = found.tokenizer, config.data.sequence_length
   tagged, against = None, None
