@@ -12,8 +12,8 @@ from td_flax.config import Config
 from td_flax.data.pipeline import Pipeline
 from td_flax.tasks.task import TOKENS, Encoded, Task
 
-_PARTS = 4, 2, 1  # of the full length
-_MULTIPLE = 32  # what is shorter, or odd, computes no faster
+_EIGHTHS = 1, 2, 3, 4, 6, 8  # of the full length
+_MULTIPLE = 16  # what is odd computes no faster
 _STEPS_AT_ONCE = 1000
 
 
@@ -22,8 +22,8 @@ def choices(config: Config) -> tuple[int, ...]:
   full = config.data.sequence_length
   if config.model.attention not in ('auto', 'plain'):
     return (full,)  # a kernel that was asked for may take no other
-  shorter = [full // x for x in _PARTS if full % (x * _MULTIPLE) == 0]
-  return tuple(dict.fromkeys([*shorter, full]))
+  parts = [full * x // 8 for x in _EIGHTHS if full * x % (8 * _MULTIPLE) == 0]
+  return tuple(dict.fromkeys([*parts, full]))
 
 
 def needed(ids: Int[np.ndarray, 'S N'], pad: int) -> Int[np.ndarray, ' S']:

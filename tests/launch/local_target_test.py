@@ -168,6 +168,51 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert not (work / 'slices/pair').exists()
 
 
+def test_up_brings_back_a_worker_whose_machine_was_restarted(work, environment):
+  (work / 'bin').mkdir()
+  sleep = work / 'bin/sleep'  # `up` looks once a minute
+  sleep.write_text('#!/bin/sh\nexec /bin/sleep 1\n')
+  sleep.chmod(0o755)
+  port = 20001 + os.getpid() % 10000 * 2
+  up = subprocess.Popen(
+    [
+      ROOT / 'launch/up.sh', 'reborn', '--target=local', '--processes=2',
+      '--devices=1', f'--port={port}', '--', *training(work, work / 'reborn'),
+    ],
+    env=environment
+    | {'PATH': f'{work / "bin"}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)},
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )  # fmt: skip
+  folder = work / 'slices/reborn/worker-1'
+  try:
+    wait_until((work / 'reborn/checkpoints/10').exists)
+    trained = json.loads((folder / 'state.json').read_text())['pid']
+    status = pathlib.Path(f'/proc/{trained}/stat').read_text()
+    supervisor = int(status.rpartition(')')[2].split()[1])  # its parent
+    for pid in (supervisor, trained):
+      os.kill(pid, signal.SIGKILL)
+    said, _ = up.communicate(timeout=300)
+  finally:
+    up.kill()
+    subprocess.run(
+      [ROOT / 'launch/stop.sh', 'reborn', '--target=local'],
+      env=environment,
+      check=False,
+    )
+  assert up.returncode == 0, said
+  assert said.splitlines()[-1] == 'reborn: the run is done'
+  assert 'worker 0: runs already' in said
+  log = (folder / 'log').read_text()
+  assert 'restarting' not in log  # the supervisor went too
+  assert 'resuming from step' in log
+  assert [row['step'] for row in rows(work / 'reborn')] == [
+    row['step'] for row in rows(work / 'two')
+  ]
+
+
 def test_a_folder_of_others_is_left_alone(work, environment):
   (work / 'slices/mine').mkdir(parents=True)
   (work / 'slices/mine/thesis').touch()

@@ -48,9 +48,9 @@ def config(make_config):
 @pytest.mark.parametrize(
   ('length', 'attention', 'expected'),
   [
-    (128, 'auto', (32, 64, 128)),
-    (384, 'plain', (96, 192, 384)),
-    (64, 'auto', (32, 64)),
+    (128, 'auto', (16, 32, 48, 64, 96, 128)),
+    (384, 'plain', (48, 96, 144, 192, 288, 384)),
+    (64, 'auto', (16, 32, 48, 64)),
     (100, 'auto', (100,)),
     (128, 'rows', (128,)),
   ],
@@ -80,7 +80,7 @@ def test_a_batch_loses_nothing_but_padding(config, special, name, monkeypatch):
     found, whole = batches.batch(step), plain.batch(step)
     length = batches.lengths[step]
     longest = needed[plain.indices(step)].max()
-    assert length == (32 if longest <= 32 else 64)
+    assert length == (32 if longest <= 32 else 48)
     np.testing.assert_array_equal(found.ids, whole.ids[:, :length])
     assert (whole.ids[:, length:] == special.pad).all()
     labels = whole.labels[:, :length]
@@ -88,7 +88,7 @@ def test_a_batch_loses_nothing_but_padding(config, special, name, monkeypatch):
     # As long in every process, whatever is in its part of the batch.
     part = batches.batch(step, 4, 8)
     np.testing.assert_array_equal(part.ids, found.ids[4:])
-  assert {*batches.lengths} == {32, 64}
+  assert {*batches.lengths} == {32, 48}
 
 
 @pytest.mark.parametrize('name', OUTPUTS)
