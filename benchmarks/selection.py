@@ -61,7 +61,9 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
 
   def route(x: Array, ids: Array, table: Array) -> Array:
     keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(rows))
-    chosen = policy.route(span, x, Context(ids, table, keys))
+    segments, hidden = jnp.ones_like(ids), jnp.zeros(ids.shape, bool)
+    seen = Context(ids, segments, hidden, table, keys)
+    chosen = policy.route(span, x, seen)
     y = routing.gather(x, chosen)
     return jnp.sum(routing.restore(y, x, chosen).astype(jnp.float32) ** 2)
 

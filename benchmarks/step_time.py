@@ -63,7 +63,7 @@ def main() -> None:
   """Prints the table, writes the JSON."""
   result = measure(flags.load())
   print(
-    'policy            ms/step   tokens/s  GFLOP/s  compile s  '
+    'policy            ms/step   tokens/s  GFLOP/s   MFU %  compile s  '
     'time ratio (quartiles)   FLOP ratio  realised'
   )
   for name, row in result['policies'].items():
@@ -72,7 +72,8 @@ def main() -> None:
     print(
       f'{name:<16} {row["milliseconds"]:8.1f} '
       f'{row["tokens_per_second"]:10,.0f} {row["gflops_per_second"]:8.1f} '
-      f'{row["compile_seconds"]:10.1f}  '
+      + (f'{100 * row["mfu"]:7.1f} ' if row['mfu'] else f'{"-":>7} ')
+      + f'{row["compile_seconds"]:10.1f}  '
       f'{row["step_time"]["ratio"]:10.3f} ({low:.3f}-{high:.3f}) '
       f'{row["flops_ratio"]:13.3f}  '
       + ('' if share is None else f'{share:8.2f}')

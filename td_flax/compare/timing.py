@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, errors, parallel, programs, step
+from td_flax import artifacts, chips, errors, parallel, programs, step
 from td_flax import config as config_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config
@@ -67,14 +67,17 @@ class Arm:
     rows = self.config.train.batch_size
     return rows * self.steps.row_flops
 
-  def figures(self, seconds: list[float]) -> dict[str, float]:
+  def figures(self, seconds: list[float]) -> dict[str, float | None]:
     """Speed from the seconds per step of its turns."""
     median = float(np.median(seconds))
     rows = self.config.train.batch_size
+    chip = chips.chip_of(jax.devices()[0].device_kind)
+    peak = chip and chip.peak_flops * self.engine.num_devices
     return {
       'milliseconds': 1e3 * median,
       'tokens_per_second': rows * self.config.data.sequence_length / median,
       'gflops_per_second': self.flops / median / 1e9,
+      'mfu': self.flops / median / peak if peak else None,
       'compile_seconds': self.compile_seconds,
     }
 
