@@ -134,18 +134,18 @@ def _largest(
   fits(second)
   (r1, m1), (r2, m2) = sorted((r, c.hbm_bytes) for r, c in known.items())
   per_row = (m2 - m1) / (r2 - r1)
-  rows = int((slice_.chip.hbm_bytes - m1) / per_row + r1) // 8 * 8
-  rows = max(8, rows)
-  stride = max(8, rows // 8 // 8 * 8)
-  if fits(rows):
-    while fits(rows + stride):
-      rows += stride
-    return rows
-  while rows > stride:
-    rows -= stride
-    if fits(rows):
-      return rows
-  return 0
+  rows = max(8, int((slice_.chip.hbm_bytes - m1) / per_row + r1) // 8 * 8)
+  low = max((r for r, c in known.items() if c.fits), default=0)
+  high = min((r for r, c in known.items() if not c.fits), default=None)
+  while high is None or high - low > max(8, low // 8):
+    if not low < rows < (high or rows + 1):
+      rows = low + max(8, low // 64 * 8) if high is None else _middle(low, high)
+    low, high = (rows, high) if fits(rows) else (low, rows)
+  return low
+
+
+def _middle(low: int, high: int) -> int:
+  return (low + high) // 16 * 8
 
 
 def table(result: dict[str, Any]) -> str:
@@ -196,6 +196,10 @@ def table(result: dict[str, Any]) -> str:
   for name in (*estimate.SLOW, 'dynamic_shape'):
     row(f'{name} instructions', lambda a, name=name: a['ops'][name], 'd')
   row('largest rows per device', lambda a: a['largest_rows_per_device'], 'd')
+  slices = next((result[x]['scaling'] for x in ARMS if result[x]['fits']), [])
+  for i, point in enumerate(slices):  # weak scaling: the same rows per device
+    label = f'estimated on {point["topology"]}, ms'
+    row(label, lambda a, i=i: a['scaling'][i]['step_ms'], '.2f')
   row('chip-hours', lambda a: a['chip_hours'], ',.0f')
   row('compiling, s', lambda a: a['compile_seconds'], '.0f')
   if result['ratio']:

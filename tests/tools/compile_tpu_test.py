@@ -1,6 +1,7 @@
 """The compiler's view of a shrunken base model; needs libtpu, but no TPU."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run(*flags, timeout=500):
+def run(*flags, timeout=500, program=('-m', 'td_flax.tools.compile_tpu')):
   environment = {
     # Not the shortcuts of the other tests: this is about optimised programs.
     name: value
@@ -19,7 +20,7 @@ def run(*flags, timeout=500):
     if not name.startswith(('JAX_', 'XLA_'))
   }
   return subprocess.run(
-    [sys.executable, '-m', 'td_flax.tools.compile_tpu', *flags],
+    [sys.executable, *program, *flags],
     cwd=ROOT,
     env=environment,
     capture_output=True,
@@ -113,11 +114,91 @@ def test_gathers_are_lookups(arm):
 @pytest.mark.tpu_compiler
 @pytest.mark.parametrize('name', ['dropped', 'plain'])
 def test_no_scores_lie_in_memory(compiled, name):
+  text = (compiled[0] / f'{name}.hlo').read_text()
+  assert not scores(text, rows=16, heads=12)
+
+
+def scores(text, *, rows, heads):
+  """Buffers in HBM of a number for each row, head, query and key."""
   from td_flax.tpu import hlo
 
-  program = hlo.Program((compiled[0] / f'{name}.hlo').read_text())
-  squares = [s for s in program.buffers() if s.dims[-2:] == (512, 512)]
-  assert not [s for s in squares if len(s.dims) == 4 and s.dims[1] == 12]
+  found = []
+  for shape in hlo.Program(text).buffers():
+    *outer, queries, keys = shape.dims or (0, 0)
+    counted = math.prod(outer) in (rows * heads, heads)
+    if counted and queries in (76, 128, 256, 512) and keys in (256, 512):
+      found.append(shape)
+  return found
+
+
+@pytest.mark.tpu_compiler
+def test_scores_would_be_found(tmp_path):
+  pytest.importorskip('libtpu')
+  result = run(
+    *SMALL,
+    '--topology=v5e-8',
+    '--config.model.attention=plain',
+    '--config.model.attention_dropout=0.0',
+    f'--dump={tmp_path}',
+  )
+  assert result.returncode == 0, result.stderr
+  for name in ('dropped', 'plain'):
+    assert scores((tmp_path / f'{name}.hlo').read_text(), rows=16, heads=12)
+
+
+# The dropped step alone, on other generations, sharded, in parts and loops.
+_COMPILE = """
+import json, os, sys
+os.environ['JAX_PLATFORMS'] = 'cpu'
+from td_flax import flags
+from td_flax.tpu import aot, estimate, hlo
+
+def main():
+  slice_ = aot.topology(sys.argv[1].removeprefix('--topology='))
+  text = aot.compile_step(flags.load(), slice_).text
+  found = estimate.to_json(estimate.estimate(hlo.Program(text), slice_))
+  print(json.dumps({'ops': found['ops'], 'text': text}))
+
+flags.config_flag()
+flags.flags.DEFINE_string('topology', '', '')
+flags.run(main)
+"""
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize(
+  ('topology', 'heads', 'more'),
+  [
+    ('v5p-8', 12, ('--config.parallel.engine=sharded',)),
+    (
+      'v6e-8',
+      16,
+      (
+        '--config.model.hidden_dim=1024',
+        '--config.model.num_heads=16',
+        '--config.model.mlp_dim=4096',
+        '--config.model.num_layers=6',
+        '--config.drop.first_layer=2',
+        '--config.drop.last_layer=4',
+        '--config.model.scan_layers=True',
+        '--config.model.remat=dense',
+        '--config.train.microbatches=2',
+      ),
+    ),
+  ],
+)
+def test_nothing_is_sorted_elsewhere(topology, heads, more):
+  pytest.importorskip('libtpu')
+  result = run(
+    f'--topology={topology}', *SMALL, *more, program=('-c', _COMPILE)
+  )
+  assert result.returncode == 0, result.stderr
+  found = json.loads(result.stdout)
+  assert found['ops']['sort'] == found['ops']['dynamic_shape'] == 0
+  assert found['ops']['scatter'] == 1
+  devices, parts = (4, 1) if topology == 'v5p-8' else (8, 2)
+  rows = 128 // devices // parts
+  assert not scores(found['text'], rows=rows, heads=heads)
 
 
 @pytest.mark.tpu_compiler
@@ -146,6 +227,8 @@ def test_the_matmuls_that_the_model_needs_are_found(arm):
 def test_people_get_a_table_without_noise(compiled):
   result = compiled[2]
   assert 'estimated step ratio' in result.stdout
+  for topology in ('v5e:2x4', 'v5e:16x16'):  # weak scaling
+    assert f'estimated on {topology}, ms' in result.stdout
   assert result.stderr == ''
 
 
