@@ -137,6 +137,7 @@ def test_the_sharded_engine_learns_what_pmap_learns(trial, make_rows):
   np.testing.assert_allclose(
     state_sharded.importance, state.importance, atol=1e-5
   )
+  chex.assert_trees_all_close(state_sharded.params, state.params, atol=1e-4)
   assert state.step == state_sharded.step == 20
 
 
