@@ -5,12 +5,16 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 
 import pytest
+
+from td_flax import config as config_lib
+from td_flax import step
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted(
@@ -248,3 +252,27 @@ def test_messages_that_are_explained_exist() -> None:
   for message in listed:
     pattern = '.*'.join(re.escape(part) for part in message.split('…'))
     assert re.search(pattern, known), message
+
+
+@pytest.mark.parametrize('name', ['bert_base_td', 'bert_large_td'])
+def test_configs_say_how_many_flops_dropping_leaves(name: str) -> None:
+  module = runpy.run_path(str(ROOT / f'configs/{name}.py'))
+  counted = []
+  for policy in ('cumulative_loss', 'none'):
+    raw = module['get_config']()
+    raw.drop.policy = policy
+    config = config_lib.load(raw)
+    (plan,) = step.passes(config, consistent=False)
+    counted.append(step.plan_flops(config, plan, config.data.vocab_size))
+  ratio = f'{counted[0] / counted[1]:.3f}'
+  assert f' {ratio} of its matmul FLOPs' in module['__doc__']
+
+
+def test_every_module_is_on_the_map() -> None:
+  text = (ROOT / 'docs/architecture.md').read_text()
+  modules = {path.relative_to(ROOT) for path in ROOT.glob('td_flax/**/*.py')}
+  modules -= {path for path in modules if path.name == '__init__.py'}
+  policies = {x for x in modules if x.parent.name == 'policies'}  # one row
+  assert len(modules - policies) > 80
+  for path in modules - policies:
+    assert f'`{path}`' in text or f'`{path.name}`' in text, path
