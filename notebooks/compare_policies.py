@@ -34,25 +34,33 @@ FILES = os.environ.get('TD_FLAX_NOTEBOOK_FILES', 'embedded')
 # More of the command line, for example '--config.base.drop.keep=0.25'.
 OPTIONS = os.environ.get('TD_FLAX_NOTEBOOK_OPTIONS', '')
 RUNS = os.environ.get('TD_FLAX_NOTEBOOK_RUNS', 'runs')
-REPOSITORY = 'THIS_REPOSITORY'  # its URL, where td_flax is not installed yet
+REPOSITORY = 'THIS_REPOSITORY'  # its URL, away from a clone of it
 
 # %% [markdown]
 # ## Install
-# JAX for the accelerator that is there; one that is new enough stays as it is.
+# What is not there yet: a clone of td_flax, which has the configs, and its
+# packages, with JAX for the accelerator; one that is new enough stays as it is.
 
 # %%
 import glob
 import importlib.util
 import shutil
 
-if importlib.util.find_spec('td_flax') is None:
+# Here, or above as in Jupyter, or what an earlier session on Colab left.
+FOLDERS = '.', '..', 'td_flax'
+CLONES = [x for x in FOLDERS if os.path.exists(f'{x}/configs/quickstart.py')]
+if not CLONES:
+  # !git clone -q {REPOSITORY} td_flax
+  assert _exit_code == 0
+  CLONES = ['td_flax']
+# A clone that is not installed may look like a package, but one of no origin.
+if not getattr(importlib.util.find_spec('td_flax'), 'origin', None):
   has_tpu = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
   JAX = 'jax[cuda12]' if shutil.which('nvidia-smi') else 'jax'
   JAX = 'jax[tpu]' if has_tpu else JAX
-  # !git clone -q {REPOSITORY} td_flax
-  # !pip install -q '{JAX}' './td_flax[plot]'
+  # !pip install -q '{JAX}' './{CLONES[0]}[plot]'
   assert _exit_code == 0
-  # %cd td_flax
+# %cd {CLONES[0]}
 
 # %% [markdown]
 # ## Train all of them

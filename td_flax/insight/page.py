@@ -15,7 +15,7 @@ from td_flax.insight.kept import Kept
 
 _SAMPLES = 6  # rows that are shown token by token
 _SHARES = {
-  'frequency': 'By frequency: rank of the id in the corpus',
+  'frequency': 'By rank of frequency',
   'position': 'By position in the row',
   'classes': 'By word class',
 }
@@ -36,8 +36,11 @@ _BASELINES = {
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto;
   padding: 0 1em; color: #222 }
+h1, p { overflow-wrap: anywhere }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { padding: 0.1em 0.8em; text-align: left; border-bottom: 1px solid #ddd }
+td:first-child, th:first-child { padding-left: 0 }
+th + th { text-align: right }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 img { max-width: 100% }
 .beside { display: flex; flex-wrap: wrap; gap: 0 3em }
@@ -119,7 +122,7 @@ def sentences(
       if shown[i] != index:
         notes.append(f'shown as {tokenizer.piece(int(shown[i]))}')
       spans.append(
-        f'<span class="{kind}" style="opacity:{0.25 + 0.75 * share[i]:.2f}" '
+        f'<span class="{kind}" style="opacity:{0.35 + 0.65 * share[i]:.2f}" '
         f'title="{html.escape(", ".join(notes))}">'
         f'{html.escape(tokenizer.piece(int(index)))}</span>'
       )
@@ -223,7 +226,7 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
   images = {}
 
   def save(figure: Any, name: str) -> None:
-    figure.tight_layout()
+    figure.set_layout_engine('constrained')
     path = folder / f'{name}.png'
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -233,7 +236,8 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     figure, axes = pyplot.subplots(figsize=(7, 3))
     edges = content['histogram']['edges']
     axes.stairs(content['histogram']['ids'], edges, fill=True)
-    axes.set(xlabel='importance', ylabel='ids', yscale='log')
+    axes.set(title='Distribution', xlabel='importance', ylabel='ids')
+    axes.set_yscale('log')
     save(figure, 'importance')
   if content['drift']['step']:
     figure, axes = pyplot.subplots(figsize=(7, 3))
@@ -242,11 +246,13 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
       if name != 'step':
         label = f'{int(name.removeprefix("q"))}%'
         axes.plot(steps, values, label=label)
-    axes.set(xlabel='step', ylabel='importance, quantiles')
+    axes.set(
+      title='Quantiles over training', xlabel='step', ylabel='importance'
+    )
     axes.legend(frameon=False)
     save(figure, 'drift')
   if 'probe' in content:
-    figure, grid = pyplot.subplots(1, 3, figsize=(11, 4.2), sharey=True)
+    figure, grid = pyplot.subplots(1, 3, figsize=(11, 4.8), sharey=True)
     _draw_probe(grid, content['probe'])
     save(figure, 'probe')
   there = [key for key in _SHARES if content.get(key)]
@@ -261,6 +267,7 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     groups = content[key][::-1]
     axes.barh([x['name'] for x in groups], [100 * x['share'] for x in groups])
     axes.set(title=_SHARES[key], xlim=(0, 100))
+    axes.margins(y=0.02)
   grid[-1, 0].set_xlabel('kept, %')
   save(figure, 'shares')
   return images
@@ -279,4 +286,7 @@ def _draw_probe(grid: Any, found: dict[str, Any]) -> None:
     figure = 100 * found['baselines'][name]
     grid[0].axhline(figure, color='gray', linestyle=dash, label=label)
   grid[0].set_ylabel('class told, % of words')
-  grid[0].legend(frameon=False, fontsize=7)
+  handles, labels = grid[0].get_legend_handles_labels()
+  grid[0].figure.legend(
+    handles, labels, loc='outside lower center', ncols=3, frameon=False
+  )

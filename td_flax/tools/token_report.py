@@ -1,16 +1,17 @@
 r"""Shows which tokens a pretraining run drops, on one HTML page.
 
-    python -m td_flax.tools.token_report --workdir=runs/mine --output=report
-    python -m td_flax.tools.token_report --workdir=runs/mine --output=report \
+    python -m td_flax.tools.token_report --workdir=runs/mine [--text=FILE]
+    python -m td_flax.tools.token_report --workdir=runs/mine \
         --conllu=en_ewt-ud-dev.conllu [--against=runs/plain]
 
 Writes index.html, which holds everything, report.json and, with the extra
 `plot`, the plots as PNG: the importance table (extremes, distribution, drift
 over training), the share of tokens kept by frequency, by position and, for a
 CoNLL-U file, by word class, and sentences with what is kept and dropped of
-them. The tokens are those of the run's held-out rows, of --text or of --conllu.
-For a CoNLL-U file also how much of a word's class each layer's states tell (a
-linear probe), with and without dropping, and in the run --against.
+them. They lie in --output, or in the run's own folder `token_report`. The
+tokens are those of the run's held-out rows, of --text or of --conllu. For a
+CoNLL-U file also how much of a word's class each layer's states tell (a linear
+probe), with and without dropping, and in the run --against.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags
+from td_flax import bucket, errors, flags
 
 
 def define_flags() -> None:
@@ -36,7 +37,9 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer(
     'num_rows', 64, 'Rows that are looked at, from the first.', 1
   )
-  absl_flags.DEFINE_string('output', '', "The report's folder.")
+  absl_flags.DEFINE_string(
+    'output', '', "The report's folder; empty: token_report in the run's."
+  )
 
 
 def main() -> None:
@@ -46,16 +49,19 @@ def main() -> None:
     errors.UserError: the flags, the run or the text cannot be used.
   """
   values = absl_flags.FLAGS
-  for name in ('workdir', 'output'):
-    if not values[name].value:
-      raise errors.ConfigError(f'--{name}: missing')
+  if not values.workdir:
+    raise errors.ConfigError('--workdir: missing')
+  if bucket.is_url(values.workdir) and not values.output:
+    raise errors.ConfigError(
+      '--output: missing; must name a local folder where --workdir is on gs://'
+    )
   if values.text and values.conllu:
     raise errors.ConfigError('--conllu: must be empty where --text is given')
   if values.against and not values.conllu:
     raise errors.ConfigError('--against: needs --conllu')
   import numpy as np
 
-  from td_flax import bucket, checkpoint
+  from td_flax import checkpoint
   from td_flax.data import dataset
   from td_flax.dropping import policies
   from td_flax.insight import kept as kept_lib
@@ -114,12 +120,13 @@ def main() -> None:
       importance, known, packed.unigram_counts, tokenizer
     )
     content['histogram'] = table.histogram(importance, known)
+  output = pathlib.Path(values.output or found.workdir.path / 'token_report')
   page.write(
-    pathlib.Path(values.output),
+    output,
     content,
     page.sentences(kept, tokenizer, importance if policy.has_table else None),
   )
-  print(f'wrote {pathlib.Path(values.output) / "index.html"}')
+  print(f'wrote {output / "index.html"}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -64,8 +65,9 @@ def execute(tmp_path, monkeypatch):
     folder = pathlib.Path(sys.executable).parent
     monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
     notebook = jupytext.read(FOLDER / f'{name}.ipynb')
+    # Where Jupyter starts.
     client = nbclient.NotebookClient(
-      notebook, timeout=400, resources={'metadata': {'path': str(ROOT)}}
+      notebook, timeout=400, resources={'metadata': {'path': str(FOLDER)}}
     )
     client.create_kernel_manager()
     client.km.kernel_spec.argv[0] = sys.executable
@@ -110,6 +112,84 @@ def test_every_notebook_has_a_source_and_installs_alike():
   ]
   assert len(cells) == len(SOURCES)
   assert len(set(cells)) == 1
+
+
+# As in an environment without td_flax, installed in whatever way.
+_HIDE = """
+import os, sys
+sys.path = [x for x in sys.path if not os.path.exists(f'{x}/td_flax/main.py')]
+sys.meta_path = [x for x in sys.meta_path if 'editable' not in str(x)]
+"""
+# They write down how they are called; what git makes is a clone's outline.
+_STUBS = {
+  'git': 'mkdir -p td_flax/td_flax td_flax/configs\n'
+  'touch td_flax/td_flax/__init__.py td_flax/configs/quickstart.py',
+  'pip': 'exit $PIP_EXITS',
+}
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+  """Executes the cell that installs, in a new session on Colab."""
+  pytest.importorskip('IPython')
+  notebook = jupytext.read(FOLDER / 'quickstart.ipynb')
+  sizes, cell = [x.source for x in notebook.cells if x.cell_type == 'code'][:2]
+  home, calls = tmp_path / 'content', tmp_path / 'calls'
+  home.mkdir()
+  for name, script in _STUBS.items():
+    path = tmp_path / 'bin' / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\necho {name} $* >> {calls}\n{script}\n')
+    path.chmod(0o755)
+  monkeypatch.setenv('PATH', f'{tmp_path}/bin{os.pathsep}{os.environ["PATH"]}')
+  monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
+  monkeypatch.delenv('PYTHONPATH', raising=False)
+
+  def run(folder=home, before=_HIDE, pip_exits=0):
+    """How it ended, and what was called; `calls` begins anew."""
+    script = tmp_path / 'cell.ipy'
+    script.write_text('\n'.join((before, sizes, cell, '!pwd')))
+    calls.write_text('')
+    done = subprocess.run(
+      [sys.executable, '-m', 'IPython', '--colors=NoColor', str(script)],
+      cwd=folder,
+      env=os.environ | {'PIP_EXITS': str(pip_exits)},
+      capture_output=True,
+      text=True,
+      timeout=60,
+    )
+    called = [x.split()[0] for x in calls.read_text().splitlines()]
+    return done, called, calls.read_text()
+
+  return run
+
+
+def where(done):
+  """Where the notebook goes on."""
+  assert done.returncode == 0, done.stdout + done.stderr
+  return pathlib.Path(done.stdout.split()[-1])
+
+
+def test_colab_clones_and_installs_once(install, tmp_path):
+  clone = tmp_path / 'content/td_flax'
+  done, called, text = install(pip_exits=1)
+  assert 'AssertionError' in done.stdout
+  assert called == ['git', 'pip']
+  assert text.endswith(' ./td_flax[plot]\n')
+  # What the failure left is no installation.
+  done, called, _ = install()
+  assert (where(done), called) == (clone, ['pip'])
+  # Nor does a restarted session, which begins above the clone, stay there.
+  done, called, _ = install(
+    before=f'import sys; sys.path.append({str(ROOT)!r})'
+  )
+  assert (where(done), called) == (clone, [])
+
+
+def test_jupyter_installs_the_clone_that_it_is_in(install):
+  done, called, text = install(folder=FOLDER)
+  assert (where(done), called) == (ROOT, ['pip'])
+  assert text.endswith(' ./..[plot]\n')
 
 
 def test_quickstart(execute, tmp_path):

@@ -126,6 +126,14 @@ def test_layers_are_probed_with_and_without_dropping(
   assert html.count('<th>the other run</th>') == 3
 
 
+def test_without_output_the_page_lies_in_the_run(workdir):
+  done = run(f'--workdir={workdir}/checkpoints/20', '--num_rows=4')
+  assert done.returncode == 0, done.stderr
+  page_path = workdir / 'token_report/index.html'
+  assert done.stdout.strip() == f'wrote {page_path}'
+  assert page_path.exists()
+
+
 def test_text_of_ones_own_is_escaped(workdir, tmp_path):
   text = tmp_path / 'mine.txt'
   text.write_text('the <b>the</b> of & the a b c')
@@ -139,7 +147,7 @@ def test_text_of_ones_own_is_escaped(workdir, tmp_path):
   ('arguments', 'message'),
   [
     (['--output={tmp}/x'], '--workdir: missing'),
-    (['--workdir={run}'], '--output: missing'),
+    (['--workdir=gs://bucket/run'], '--output: missing; must name a local'),
     (['--workdir={tmp}/no', '--output={tmp}/x'], 'does not exist'),
     (
       ['--workdir={run}', '--output={tmp}/x', '--text={tmp}/no.txt'],
