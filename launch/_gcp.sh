@@ -63,6 +63,13 @@ target_create() {
     esac
   fi
   if [[ -z $DRY_RUN ]]; then
+    if [[ -n $QUEUED ]]; then
+      found=$(describe queued-resources)
+      if [[ -n $found ]]; then # in the queue since an earlier time
+        check_label "$found"
+        wait_for_queue
+      fi
+    fi
     found=$(describe tpu-vm)
     if [[ -n $found ]]; then
       check_label "$found"
@@ -108,6 +115,7 @@ wait_for_queue() {
     found=$(describe queued-resources)
     case ${found%%,*} in
       ACTIVE | READY) return ;;
+      '') die 75 "$NAME: the request is gone" ;;
       FAILED | SUSPENDING | SUSPENDED) die 75 "$NAME: the request is ${found%%,*}; delete it and try again" ;;
     esac
     say "$NAME: the request is ${found%%,*}"
@@ -183,6 +191,18 @@ target_state() {
   fi
   say "$NAME: ${found%%,*}"
   [[ ${found%%,*} == READY ]] || exit 75
+}
+
+# Whether there is something to delete before create.sh can make it again; a
+# request that waits would lose its place in the queue.
+target_is_lost() {
+  local found
+  found=$(describe queued-resources) || return
+  case ${found%%,*} in
+    '') [[ -n $(describe tpu-vm) ]] ;;
+    ACTIVE | FAILED | SUSPENDING | SUSPENDED) ;;
+    *) return 1 ;;
+  esac
 }
 
 target_delete() {

@@ -66,6 +66,8 @@ target_state() {
   say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
 }
 
+target_is_lost() { return 1; } # a folder is not
+
 target_delete() {
   require_slice
   worker all idle >/dev/null || die 1 "$NAME: is running; stop.sh first"

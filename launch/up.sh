@@ -67,6 +67,6 @@ while true; do
   say "$NAME: lost or not to be had; again in $delay seconds"
   sleep "$delay"
   delay=$((delay < 300 ? delay * 2 : 600))
-  if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
+  if target_is_lost; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
 done
 if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes; fi

@@ -19,6 +19,7 @@ NO_CAPACITY = (
 NO_QUOTA = (
   "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV6EPreemptible' has been exceeded"
 )
+WAITING = 'WAITING_FOR_RESOURCES'
 DROPPED = 'ssh: Connection closed by remote host'
 
 
@@ -73,7 +74,7 @@ def cloud(tmp_path):
 
 
 def ready(**more):
-  return {'bert': {'state': 'READY', 'label': 'bert', 'queued': False} | more}
+  return {'bert': {'state': 'READY', 'label': 'bert', 'queue': []} | more}
 
 
 @pytest.mark.parametrize(
@@ -180,12 +181,42 @@ def test_only_what_has_the_label_is_deleted(cloud):
 
 
 def test_a_queued_resource_goes_with_its_slice(cloud):
-  cloud.put(slices=ready(queued=True))
+  cloud.put(slices=ready(queue=['ACTIVE']))
   done = cloud.run('delete', '--yes')
   assert done.returncode == 0, done.stderr
   (call,) = cloud.calls(' delete ')
   assert call.startswith('compute tpus queued-resources delete bert')
   assert call.endswith('--force')
+
+
+def test_a_request_that_waits_is_waited_for(cloud):
+  arguments = ('create', '--accelerator=v6e-8', '--queued', '--wait=1')
+  cloud.put(queue=[*[WAITING] * 3, 'ACTIVE'])
+  for _ in range(2):
+    done = cloud.run(*arguments)
+    assert done.returncode == 75
+    assert 'still WAITING_FOR_RESOURCES after 1 minutes' in done.stderr
+  done = cloud.run(*arguments[:-1])
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls(' create ')) == 1
+  cloud.put(slices=ready(queue=[WAITING], label=''))
+  done = cloud.run(*arguments)
+  assert done.returncode == 1
+  assert 'has no label td_flax=bert' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('states', 'made'), [([WAITING] * 3, 0), (['FAILED'] * 3, 1)]
+)
+def test_up_leaves_a_request_its_place_in_the_queue(cloud, states, made):
+  cloud.put(slices=ready(queue=[*states, 'ACTIVE']))
+  done = cloud.run(
+    'up', '--accelerator=v6e-8', '--queued', '--wait=1', '--yes', *TRAINING
+  )
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls(' create ')) == made
+  assert len(cloud.calls(' delete ')) == made + 1  # at the end
+  assert not cloud.slices()
 
 
 def test_setup_survives_a_dropped_connection(cloud):
@@ -238,6 +269,7 @@ def test_up_comes_back_after_all_that_passes(cloud):
   assert not cloud.slices()
   assert len(cloud.calls('tpu-vm create')) == 4
   assert len(cloud.calls('worker.py start')) == 2
+  assert 'nothing of this name' not in done.stderr
 
 
 def test_up_gives_up_where_trying_again_is_no_use(cloud):
