@@ -69,4 +69,4 @@ while true; do
   delay=$((delay < 300 ? delay * 2 : 600))
   if target_is_lost; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
 done
-if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes; fi
+if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes ${QUEUED:+--queued}; fi

@@ -91,6 +91,7 @@ def ready(**more):
     ('delete', 'delete', []),
     ('delete_queued', 'delete', ['--queued']),
     ('up', 'up', ['--accelerator=v6e-8', '--spot', *TRAINING]),
+    ('up_queued', 'up', ['--accelerator=v6e-8', '--queued', *TRAINING]),
   ],
 )
 def test_dry_run_prints_the_commands_and_does_nothing(
