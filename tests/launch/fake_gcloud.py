@@ -72,4 +72,6 @@ elif 'worker_setup.sh' in line:
 elif 'worker.py status' in line:
   states = load('states.json', ['done'])
   save('states.json', states[1:] or states)
-  print('\n'.join(f'worker {i}: {states[0]} for 3s' for i in range(2)))
+  log = load('log.json', 'step 5')
+  for i in range(2):
+    print(f'worker {i}: {states[0]} for 3s; log: /home/x/log; {log}')

@@ -273,6 +273,15 @@ def test_up_comes_back_after_all_that_passes(cloud):
   assert 'nothing of this name' not in done.stderr
 
 
+def test_up_does_not_take_a_log_for_a_state(cloud):
+  log = 'OSError: failed: done: stopped: lost: idle for 3s'
+  cloud.put(states=['running', 'running', 'done'], log=log)
+  done = cloud.run('up', '--accelerator=v6e-8', '--yes', *TRAINING)
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls('worker.py status')) == 3
+  assert len(cloud.calls('worker.py start')) == 1
+
+
 def test_up_gives_up_where_trying_again_is_no_use(cloud):
   cloud.put(failures=[['create', 1, NO_QUOTA, None]])
   done = cloud.run('up', '--accelerator=v6e-8', '--spot', '--yes', *TRAINING)
