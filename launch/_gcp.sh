@@ -125,6 +125,7 @@ wait_for_queue() {
 }
 
 # A command on workers; tried again where the connection drops: all are idempotent.
+# Then ssh, and so gcloud, answers 255; of a slice that is gone gcloud answers 1.
 remote() { # WHICH COMMAND
   local attempt code
   for attempt in 1 2 3; do
@@ -132,8 +133,9 @@ remote() { # WHICH COMMAND
     call "${TPUS[@]}" tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
       --ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=15 \
       --command="$2" || code=$?
-    if ((code != 255)); then return "$code"; fi
+    if ((code == 0)); then return; fi
     require_ready
+    if ((code != 255)); then return "$code"; fi
     say "$NAME: the ssh connection dropped (attempt $attempt of 3)"
     sleep 10
   done
@@ -151,9 +153,8 @@ target_setup() {
     die 75 "$NAME: the package could not be copied to all workers"
   }
   output=$(remote all 'mkdir -p td_flax && tar -xzf td_flax.tar.gz -C td_flax && bash td_flax/launch/worker_setup.sh') || {
-    local code=$?
-    require_ready # preempted in the middle of it?
-    die "$code" "$NAME: setup failed: $(summary "$output")"
+    (($? != 75)) || exit 75 # said already
+    die 1 "$NAME: setup failed: $(summary "$output")"
   }
   if [[ -n $DRY_RUN ]]; then return; fi
   printf '%s\n' "$output"

@@ -228,12 +228,39 @@ def test_setup_survives_a_dropped_connection(cloud):
   assert done.stdout.splitlines() == ['ready: host-0', 'ready: host-1']
 
 
-def test_preemption_in_the_middle_of_setup_says_so(cloud):
-  failures = [['worker_setup', 255, DROPPED, 'PREEMPTED']]
-  cloud.put(slices=ready(), failures=failures)
-  done = cloud.run('setup')
+@pytest.mark.parametrize(
+  ('verb', 'part', 'arguments'),
+  [
+    ('setup', 'tpu-vm scp', []),
+    ('setup', 'worker_setup', []),
+    ('run', 'worker.py start', TRAINING),
+    ('stop', 'worker.py stop', []),
+  ],
+)
+@pytest.mark.parametrize('code', [1, 255])  # gcloud's, and ssh's
+def test_preemption_in_the_middle_says_so(cloud, verb, part, arguments, code):
+  cloud.put(slices=ready(), failures=[[part, code, DROPPED, 'PREEMPTED']])
+  done = cloud.run(verb, *arguments)
   assert done.returncode == 75
   assert 'is PREEMPTED, not READY' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  ('code', 'expected', 'said'),
+  [
+    (100, 1, 'error: bert: setup failed'),
+    (2, 1, 'error: bert: setup failed'),
+    (75, 75, 'error: host-1: not now'),  # the worker has said it
+  ],
+)
+def test_a_setup_that_fails_says_whether_to_try_again(
+  cloud, code, expected, said
+):
+  failure = ['worker_setup', code, 'error: host-1: not now', None]
+  cloud.put(slices=ready(), failures=[failure])
+  done = cloud.run('setup')
+  assert done.returncode == expected
+  assert said in done.stderr.splitlines()[-1]
 
 
 def test_a_worker_that_never_comes_up_says_so(cloud):
@@ -260,6 +287,7 @@ def test_up_comes_back_after_all_that_passes(cloud):
     failures=[
       ['tpu-vm create', 1, NO_CAPACITY, None],
       ['worker_setup', 255, DROPPED, 'PREEMPTED'],
+      ['worker.py start', 1, 'terminal state "PREEMPTED"', 'PREEMPTED'],
       ['worker.py status', 255, DROPPED, 'TERMINATED'],
     ],
     states=['running', 'done'],
@@ -268,8 +296,8 @@ def test_up_comes_back_after_all_that_passes(cloud):
   assert done.returncode == 0, done.stderr
   assert 'the run is done' in done.stderr
   assert not cloud.slices()
-  assert len(cloud.calls('tpu-vm create')) == 4
-  assert len(cloud.calls('worker.py start')) == 2
+  assert len(cloud.calls('tpu-vm create')) == 5
+  assert len(cloud.calls('worker.py start')) == 3
   assert 'nothing of this name' not in done.stderr
 
 
