@@ -143,12 +143,14 @@ remote() { # WHICH COMMAND
 }
 
 target_setup() {
-  local archive tree output expected ready
+  local tree output expected ready
   require_ready
-  archive=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
-  tree=$(git -C "$ROOT" stash create 2>/dev/null || true) # with what is not committed
-  call git -C "$ROOT" archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
-  call "${TPUS[@]}" tpu-vm scp "$archive" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
+  ARCHIVE=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
+  trap 'call rm -f "$ARCHIVE"' EXIT
+  # With what is not committed, where there is any: then this prints a commit.
+  tree=$(call git -C "$ROOT" stash create 2>/dev/null || true)
+  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-HEAD}"
+  call "${TPUS[@]}" tpu-vm scp "$ARCHIVE" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
     require_ready
     die 75 "$NAME: the package could not be copied to all workers"
   }
