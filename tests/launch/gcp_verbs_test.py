@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import shutil
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 TRAINING = ('--', '--config=configs/bert_base_td.py', '--workdir=gs://b/runs/x')
+LOCAL = '--target=local'
 ZONE = '--zone=us-east5-b'
 NO_CAPACITY = (
   'ERROR: code 8: There is no more capacity in the zone "us-east5-b"'
@@ -35,17 +37,18 @@ class Cloud:
       'FAKE_GCLOUD': str(folder),
     }
 
-  def run(self, verb, *arguments, name='bert', zone=ZONE, **options):
+  def run(
+    self, verb, *arguments, name='bert', zone=ZONE, stdin=subprocess.DEVNULL
+  ):
     command = [ROOT / 'launch' / f'{verb}.sh', name, zone, *arguments]
     return subprocess.run(
       [x for x in command if x],
       env=self.environment,
-      stdin=subprocess.DEVNULL,
+      stdin=stdin,
       capture_output=True,
       text=True,
       timeout=60,
       check=False,
-      **options,
     )
 
   def put(self, **content):
@@ -81,6 +84,7 @@ def ready(**more):
   ('name', 'verb', 'arguments'),
   [
     ('create', 'create', ['--accelerator=v5litepod-8']),
+    ('create_version', 'create', ['--accelerator=h1-8', '--version=tpu-h1']),
     ('create_spot', 'create', ['--accelerator=v6e-32', '--spot']),
     ('create_queued', 'create', ['--accelerator=v5p-64', '--queued', '--spot']),
     ('setup', 'setup', []),
@@ -92,6 +96,14 @@ def ready(**more):
     ('delete_queued', 'delete', ['--queued']),
     ('up', 'up', ['--accelerator=v6e-8', '--spot', *TRAINING]),
     ('up_queued', 'up', ['--accelerator=v6e-8', '--queued', *TRAINING]),
+    ('local_create', 'create', [LOCAL, '--devices=2']),
+    ('local_setup', 'setup', [LOCAL]),
+    ('local_run', 'run', [LOCAL, '--port=9000', *TRAINING]),
+    ('local_logs', 'logs', [LOCAL, '--worker=1', '--follow']),
+    ('local_status', 'status', [LOCAL]),
+    ('local_stop', 'stop', [LOCAL]),
+    ('local_delete', 'delete', [LOCAL]),
+    ('local_up', 'up', [LOCAL, *TRAINING]),
   ],
 )
 def test_dry_run_prints_the_commands_and_does_nothing(
@@ -174,6 +186,29 @@ def test_only_what_has_the_label_is_deleted(cloud):
   done = cloud.run('delete', '--yes', name='mine')
   assert done.returncode == 0, done.stderr
   assert list(cloud.slices()) == ['bert']
+
+
+@pytest.mark.parametrize(
+  ('verb', 'arguments'),
+  [('delete', ()), ('up', ('--accelerator=v6e-8', *TRAINING))],
+)
+@pytest.mark.parametrize('typed', ['bert', 'Bert', ''])
+def test_the_name_typed_on_a_terminal_is_enough(cloud, verb, arguments, typed):
+  cloud.put(slices=ready())
+  ours, theirs = pty.openpty()
+  os.write(ours, f'{typed}\n'.encode())
+  done = cloud.run(verb, *arguments, stdin=theirs)
+  os.close(theirs)
+  os.close(ours)
+  assert 'Type the name to go on: ' in done.stderr
+  if typed == 'bert':
+    assert done.returncode == 0, done.stderr
+    assert not cloud.slices()
+  else:
+    assert done.returncode == 1
+    assert f"'{typed}' is not 'bert'; nothing was done" in done.stderr
+    assert cloud.slices() == ready()
+    assert not cloud.calls(' delete ')
 
 
 def test_a_queued_resource_goes_with_its_slice(cloud):
