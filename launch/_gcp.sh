@@ -112,7 +112,7 @@ create() {
 wait_for_queue() {
   local found minute
   for ((minute = 0; minute < WAIT; minute++)); do
-    found=$(describe queued-resources)
+    found=$(describe queued-resources) || found=UNKNOWN # offline, perhaps
     case ${found%%,*} in
       ACTIVE | READY) return ;;
       '') die 75 "$NAME: the request is gone" ;;

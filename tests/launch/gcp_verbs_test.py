@@ -236,6 +236,14 @@ def test_a_request_that_waits_is_waited_for(cloud):
   assert 'has no label td_flax=bert' in done.stderr
 
 
+def test_a_laptop_that_is_offline_for_a_while_goes_on_waiting(cloud):
+  look = 'queued-resources describe'
+  cloud.put(failures=[[look, 1, 'NOT_FOUND', None], [look, 1, 'DNS', None]])
+  done = cloud.run('create', '--accelerator=v6e-8', '--queued')
+  assert done.returncode == 0, done.stderr
+  assert 'gcloud cannot describe bert: DNS' in done.stderr
+
+
 @pytest.mark.parametrize(
   ('states', 'made'), [([WAITING] * 3, 0), (['FAILED'] * 3, 1)]
 )
