@@ -63,6 +63,13 @@ target_create() {
     esac
   fi
   if [[ -z $DRY_RUN ]]; then
+    if [[ -n $QUEUED ]]; then
+      found=$(describe queued-resources)
+      if [[ -n $found ]]; then # in the queue since an earlier time
+        check_label "$found"
+        wait_for_queue
+      fi
+    fi
     found=$(describe tpu-vm)
     if [[ -n $found ]]; then
       check_label "$found"
@@ -105,9 +112,10 @@ create() {
 wait_for_queue() {
   local found minute
   for ((minute = 0; minute < WAIT; minute++)); do
-    found=$(describe queued-resources)
+    found=$(describe queued-resources) || found=UNKNOWN # offline, perhaps
     case ${found%%,*} in
       ACTIVE | READY) return ;;
+      '') die 75 "$NAME: the request is gone" ;;
       FAILED | SUSPENDING | SUSPENDED) die 75 "$NAME: the request is ${found%%,*}; delete it and try again" ;;
     esac
     say "$NAME: the request is ${found%%,*}"
@@ -117,6 +125,7 @@ wait_for_queue() {
 }
 
 # A command on workers; tried again where the connection drops: all are idempotent.
+# Then ssh, and so gcloud, answers 255; of a slice that is gone gcloud answers 1.
 remote() { # WHICH COMMAND
   local attempt code
   for attempt in 1 2 3; do
@@ -124,8 +133,9 @@ remote() { # WHICH COMMAND
     call "${TPUS[@]}" tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
       --ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=15 \
       --command="$2" || code=$?
-    if ((code != 255)); then return "$code"; fi
+    if ((code == 0)); then return; fi
     require_ready
+    if ((code != 255)); then return "$code"; fi
     say "$NAME: the ssh connection dropped (attempt $attempt of 3)"
     sleep 10
   done
@@ -133,19 +143,20 @@ remote() { # WHICH COMMAND
 }
 
 target_setup() {
-  local archive tree output expected ready
+  local tree output expected ready
   require_ready
-  archive=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
-  tree=$(git -C "$ROOT" stash create 2>/dev/null || true) # with what is not committed
-  call git -C "$ROOT" archive --format=tar.gz --output="$archive" "${tree:-HEAD}"
-  call "${TPUS[@]}" tpu-vm scp "$archive" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
+  ARCHIVE=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
+  trap 'call rm -f "$ARCHIVE"' EXIT
+  # With what is not committed, where there is any: then this prints a commit.
+  tree=$(call git -C "$ROOT" stash create 2>/dev/null || true)
+  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-HEAD}"
+  call "${TPUS[@]}" tpu-vm scp "$ARCHIVE" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
     require_ready
     die 75 "$NAME: the package could not be copied to all workers"
   }
   output=$(remote all 'mkdir -p td_flax && tar -xzf td_flax.tar.gz -C td_flax && bash td_flax/launch/worker_setup.sh') || {
-    local code=$?
-    require_ready # preempted in the middle of it?
-    die "$code" "$NAME: setup failed: $(summary "$output")"
+    (($? != 75)) || exit 75 # said already
+    die 1 "$NAME: setup failed: $(summary "$output")"
   }
   if [[ -n $DRY_RUN ]]; then return; fi
   printf '%s\n' "$output"
@@ -183,6 +194,18 @@ target_state() {
   fi
   say "$NAME: ${found%%,*}"
   [[ ${found%%,*} == READY ]] || exit 75
+}
+
+# Whether there is something to delete before create.sh can make it again; a
+# request that waits would lose its place in the queue.
+target_is_lost() {
+  local found
+  found=$(describe queued-resources) || return
+  case ${found%%,*} in
+    '') [[ -n $(describe tpu-vm) ]] ;;
+    ACTIVE | FAILED | SUSPENDING | SUSPENDED) ;;
+    *) return 1 ;;
+  esac
 }
 
 target_delete() {

@@ -8,11 +8,10 @@ HOME_OF_SLICES=${TD_FLAX_LAUNCH_HOME:-$HOME/.td_flax}
 target_check() {
   SLICE=$HOME_OF_SLICES/$NAME
   PYTHON=${PYTHON:-python3}
-  export JAX_PLATFORMS=cpu
 }
 
 require_slice() {
-  if [[ -n $DRY_RUN ]]; then return; fi
+  if [[ -n $DRY_RUN && ! -f $SLICE/slice ]]; then return; fi
   [[ -d $SLICE ]] || die 75 "$NAME: there is no $SLICE; create.sh makes it"
   [[ -f $SLICE/slice ]] || die 1 "$SLICE: has no file \`slice\`, so these scripts did not create it; left alone"
   read -r PROCESSES DEVICES <"$SLICE/slice"
@@ -31,22 +30,25 @@ target_create() {
 
 target_setup() {
   require_slice
-  command -v tmux >/dev/null || die 1 'tmux: not found; install it'
-  devices
-  call "$PYTHON" "$LAUNCH/worker.py" check || die 1 "$PYTHON: cannot run td_flax; set PYTHON, or pip install -e $ROOT"
+  [[ -n $DRY_RUN ]] || command -v tmux >/dev/null || die 1 'tmux: not found; install it'
+  find_worker
+  call "${WORKER_PY[@]}" check || die 1 "$PYTHON: cannot run td_flax; set PYTHON, or pip install -e $ROOT"
 }
 
-devices() { export XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES"; }
+find_worker() { # sets WORKER_PY
+  WORKER_PY=(env JAX_PLATFORMS=cpu XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES"
+    "$PYTHON" "$LAUNCH/worker.py")
+}
 
 target_worker() { # WHICH VERB NAME [ARGUMENTS...]
   local which=$1 verb=$2 index code=0 children=() command
   shift 3
   require_slice
-  devices
+  find_worker
   for ((index = 0; index < PROCESSES; index++)); do
     if [[ $which != all && $which != "$index" ]]; then continue; fi
     # At once, like ssh to all workers; in order where they are only printed.
-    command=("$PYTHON" "$LAUNCH/worker.py" "$verb" "$NAME" --home="$HOME_OF_SLICES"
+    command=("${WORKER_PY[@]}" "$verb" "$NAME" --home="$HOME_OF_SLICES"
       --index="$index" --count="$PROCESSES" "$@")
     if [[ -n $DRY_RUN ]]; then
       call "${command[@]}"
@@ -65,6 +67,8 @@ target_state() {
   require_slice
   say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
 }
+
+target_is_lost() { return 1; } # a folder is not
 
 target_delete() {
   require_slice

@@ -28,20 +28,24 @@ start() {
 
 # Returns 0 once all workers are done, 1 where one failed, 75 where the slice is lost.
 watch() {
-  local lines code
+  local lines states code
   while true; do
     code=0
     lines=$("$LAUNCH/status.sh" "${where[@]}") || code=$?
     case $code in
       0)
-        if ! grep -qv ': done' <<<"$lines"; then return 0; fi
-        if grep -q ': lost\|: idle' <<<"$lines"; then # a machine was restarted
-          "$LAUNCH/run.sh" "${where[@]}" --port="$PORT" -- "${TRAINING[@]}" || true
-        fi
-        if grep -q ': failed\|: stopped' <<<"$lines"; then
-          say "$lines"
-          return 1
-        fi
+        # Of each worker the state alone: a line ends with what its log says.
+        states=$(sed -n 's/^worker [0-9]*: \([a-z]*\) for .*/\1/p' <<<"$lines" | sort -u)
+        case $states in
+          done) return 0 ;;
+          *failed* | *stopped*)
+            say "$lines"
+            return 1
+            ;;
+          *lost* | *idle*) # a machine was restarted
+            "$LAUNCH/run.sh" "${where[@]}" --port="$PORT" -- "${TRAINING[@]}" || true
+            ;;
+        esac
         ;;
       75) return 75 ;;
       *) ;; # said already; a laptop that is offline is no reason to delete anything
@@ -67,6 +71,6 @@ while true; do
   say "$NAME: lost or not to be had; again in $delay seconds"
   sleep "$delay"
   delay=$((delay < 300 ? delay * 2 : 600))
-  if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
+  if target_is_lost; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
 done
-if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes; fi
+if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes ${QUEUED:+--queued}; fi

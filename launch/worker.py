@@ -266,11 +266,13 @@ def check(home: pathlib.Path) -> int:
     print(f'error: {sys.executable}: {error}')
     return 1
   devices = jax.local_devices()
-  tpus = (
-    pathlib.Path('/dev').glob('accel*'),
-    pathlib.Path('/dev').glob('vfio/*'),
-  )
-  if any(any(found) for found in tpus) and devices[0].platform == 'cpu':
+  chips = [
+    chip
+    for name in ('accel[0-9]*', 'vfio/[0-9]*')  # vfio/vfio is everywhere
+    for chip in pathlib.Path('/dev').glob(name)
+  ]
+  wanted = os.environ.get('JAX_PLATFORMS') != 'cpu'
+  if chips and wanted and devices[0].platform == 'cpu':
     print('error: this machine has TPU chips and JAX sees none')
     return 1
   print(

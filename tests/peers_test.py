@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -33,17 +34,17 @@ print('left', flush=True)
 """
 
 
-def free_port():
+@pytest.fixture
+def port():
   with socket.socket() as listener:
     listener.bind(('', 0))
     return listener.getsockname()[1]
 
 
 @pytest.fixture
-def start():
+def start(port):
   """Starts peers of (index, count); kills what is left."""
   with contextlib.ExitStack() as stack:
-    port = free_port()
 
     def one(index, count):
       process = subprocess.Popen(
@@ -152,10 +153,38 @@ def test_processes_that_do_not_fit_together_are_refused(start):
   assert [end(process)[0] for process in processes] == [0, 0, 0]
 
 
-def test_strangers_are_ignored(start):
+@pytest.mark.parametrize(
+  'said', [b'', b'GET / HTTP/1.0\r\n\r\n', b'\xff\xfe', b'hello 1\n']
+)
+def test_strangers_are_ignored(start, port, said):
   first = start(0, 2)
-  second = start(1, 2)
-  met([first, second])
-  for process in (first, second):
+  stranger = connect(port)
+  stranger.sendall(said)
+  stranger.shutdown(socket.SHUT_WR)
+  with stranger:
+    answer = stranger.recv(100)
+  assert answer == b''  # closed, without a word
+  processes = met([first, start(1, 2)])
+  for process in processes:
     tell(process, 'done')
-  assert end(first)[0] == 0
+  assert [end(process)[0] for process in processes] == [0, 0]
+
+
+def test_a_silent_stranger_is_not_waited_for(start, port):
+  first = start(0, 2)
+  with connect(port):
+    processes = met([first, start(1, 2)])
+  for process in processes:
+    tell(process, 'done')
+  assert [end(process)[0] for process in processes] == [0, 0]
+
+
+def connect(port):
+  """A connection to process 0, as soon as it listens."""
+  deadline = time.monotonic() + 60
+  while True:
+    try:
+      return socket.create_connection(('localhost', port), timeout=60)
+    except ConnectionRefusedError:
+      assert time.monotonic() < deadline
+      time.sleep(0.02)

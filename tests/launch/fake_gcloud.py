@@ -3,7 +3,8 @@
 
 $FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
 `failures.json`, a list of [part of the command line, code, message, slice's new
-state or null], each of which comes once, in order.
+state or null], each of which comes once, in order. A request in the queue has
+the states `queue`, one a look; without the last of them there is no VM.
 """
 
 import json
@@ -46,17 +47,23 @@ for failure in failures:
 
 found = slices.get(name)
 is_queued = kind == 'queued-resources'
-if verb == 'create':
+queue = found['queue'] if found else []
+if verb == 'create' and found:
+  fail(1, f'ERROR: (gcloud) ALREADY_EXISTS: Resource {name} already exists')
+elif verb == 'create':
   flags = dict(x.partition('=')[::2] for x in sys.argv[6:])
   label = flags['--labels'].removeprefix('td_flax=')
-  slices[name] = {'state': 'READY', 'label': label, 'queued': is_queued}
+  queue = load('queue.json', ['ACTIVE']) if is_queued else []
+  slices[name] = {'state': 'READY', 'label': label, 'queue': queue}
   save('slices.json', slices)
-elif found is None or (is_queued and not found['queued']):
+elif found is None or (not queue if is_queued else queue[1:]):
   fail(1, f'ERROR: (gcloud) NOT_FOUND: Resource {name} was not found')
+elif verb == 'describe' and is_queued:
+  print(f'{queue[0]},{found["label"]}')
+  found['queue'] = queue[1:] or queue
+  save('slices.json', slices)
 elif verb == 'describe':
-  workers = found.get('workers', 2)
-  state = 'ACTIVE' if is_queued else found['state']
-  print(f'{state},{found["label"]}' + ('' if is_queued else f',{workers}'))
+  print(f'{found["state"]},{found["label"]},{found.get("workers", 2)}')
 elif verb == 'delete':
   del slices[name]
   save('slices.json', slices)
@@ -65,4 +72,6 @@ elif 'worker_setup.sh' in line:
 elif 'worker.py status' in line:
   states = load('states.json', ['done'])
   save('states.json', states[1:] or states)
-  print('\n'.join(f'worker {i}: {states[0]} for 3s' for i in range(2)))
+  log = load('log.json', 'step 5')
+  for i in range(2):
+    print(f'worker {i}: {states[0]} for 3s; log: /home/x/log; {log}')

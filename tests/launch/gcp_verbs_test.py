@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import shutil
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 TRAINING = ('--', '--config=configs/bert_base_td.py', '--workdir=gs://b/runs/x')
+LOCAL = '--target=local'
 ZONE = '--zone=us-east5-b'
 NO_CAPACITY = (
   'ERROR: code 8: There is no more capacity in the zone "us-east5-b"'
@@ -19,6 +21,7 @@ NO_CAPACITY = (
 NO_QUOTA = (
   "ERROR: RESOURCE_EXHAUSTED: Quota limit 'TPUV6EPreemptible' has been exceeded"
 )
+WAITING = 'WAITING_FOR_RESOURCES'
 DROPPED = 'ssh: Connection closed by remote host'
 
 
@@ -34,17 +37,18 @@ class Cloud:
       'FAKE_GCLOUD': str(folder),
     }
 
-  def run(self, verb, *arguments, name='bert', zone=ZONE, **options):
+  def run(
+    self, verb, *arguments, name='bert', zone=ZONE, stdin=subprocess.DEVNULL
+  ):
     command = [ROOT / 'launch' / f'{verb}.sh', name, zone, *arguments]
     return subprocess.run(
       [x for x in command if x],
       env=self.environment,
-      stdin=subprocess.DEVNULL,
+      stdin=stdin,
       capture_output=True,
       text=True,
       timeout=60,
       check=False,
-      **options,
     )
 
   def put(self, **content):
@@ -73,13 +77,14 @@ def cloud(tmp_path):
 
 
 def ready(**more):
-  return {'bert': {'state': 'READY', 'label': 'bert', 'queued': False} | more}
+  return {'bert': {'state': 'READY', 'label': 'bert', 'queue': []} | more}
 
 
 @pytest.mark.parametrize(
   ('name', 'verb', 'arguments'),
   [
     ('create', 'create', ['--accelerator=v5litepod-8']),
+    ('create_version', 'create', ['--accelerator=h1-8', '--version=tpu-h1']),
     ('create_spot', 'create', ['--accelerator=v6e-32', '--spot']),
     ('create_queued', 'create', ['--accelerator=v5p-64', '--queued', '--spot']),
     ('setup', 'setup', []),
@@ -90,6 +95,15 @@ def ready(**more):
     ('delete', 'delete', []),
     ('delete_queued', 'delete', ['--queued']),
     ('up', 'up', ['--accelerator=v6e-8', '--spot', *TRAINING]),
+    ('up_queued', 'up', ['--accelerator=v6e-8', '--queued', *TRAINING]),
+    ('local_create', 'create', [LOCAL, '--devices=2']),
+    ('local_setup', 'setup', [LOCAL]),
+    ('local_run', 'run', [LOCAL, '--port=9000', *TRAINING]),
+    ('local_logs', 'logs', [LOCAL, '--worker=1', '--follow']),
+    ('local_status', 'status', [LOCAL]),
+    ('local_stop', 'stop', [LOCAL]),
+    ('local_delete', 'delete', [LOCAL]),
+    ('local_up', 'up', [LOCAL, *TRAINING]),
   ],
 )
 def test_dry_run_prints_the_commands_and_does_nothing(
@@ -99,12 +113,7 @@ def test_dry_run_prints_the_commands_and_does_nothing(
   assert done.returncode == 0, done.stderr
   printed = done.stdout.replace(str(cloud.folder), '$TMPDIR')
   printed = printed.replace(str(ROOT), '$ROOT')
-  # Of a work tree with changes, the commit that holds them.
-  lines = [
-    line.rpartition(' ')[0] + ' TREE' if ' archive ' in line else line
-    for line in printed.splitlines()
-  ]
-  assert lines == (HERE / 'golden' / f'{name}.txt').read_text().splitlines()
+  assert printed == (HERE / 'golden' / f'{name}.txt').read_text()
   assert not cloud.calls()
 
 
@@ -179,13 +188,74 @@ def test_only_what_has_the_label_is_deleted(cloud):
   assert list(cloud.slices()) == ['bert']
 
 
+@pytest.mark.parametrize(
+  ('verb', 'arguments'),
+  [('delete', ()), ('up', ('--accelerator=v6e-8', *TRAINING))],
+)
+@pytest.mark.parametrize('typed', ['bert', 'Bert', ''])
+def test_the_name_typed_on_a_terminal_is_enough(cloud, verb, arguments, typed):
+  cloud.put(slices=ready())
+  ours, theirs = pty.openpty()
+  os.write(ours, f'{typed}\n'.encode())
+  done = cloud.run(verb, *arguments, stdin=theirs)
+  os.close(theirs)
+  os.close(ours)
+  assert 'Type the name to go on: ' in done.stderr
+  if typed == 'bert':
+    assert done.returncode == 0, done.stderr
+    assert not cloud.slices()
+  else:
+    assert done.returncode == 1
+    assert f"'{typed}' is not 'bert'; nothing was done" in done.stderr
+    assert cloud.slices() == ready()
+    assert not cloud.calls(' delete ')
+
+
 def test_a_queued_resource_goes_with_its_slice(cloud):
-  cloud.put(slices=ready(queued=True))
+  cloud.put(slices=ready(queue=['ACTIVE']))
   done = cloud.run('delete', '--yes')
   assert done.returncode == 0, done.stderr
   (call,) = cloud.calls(' delete ')
   assert call.startswith('compute tpus queued-resources delete bert')
   assert call.endswith('--force')
+
+
+def test_a_request_that_waits_is_waited_for(cloud):
+  arguments = ('create', '--accelerator=v6e-8', '--queued', '--wait=1')
+  cloud.put(queue=[*[WAITING] * 3, 'ACTIVE'])
+  for _ in range(2):
+    done = cloud.run(*arguments)
+    assert done.returncode == 75
+    assert 'still WAITING_FOR_RESOURCES after 1 minutes' in done.stderr
+  done = cloud.run(*arguments[:-1])
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls(' create ')) == 1
+  cloud.put(slices=ready(queue=[WAITING], label=''))
+  done = cloud.run(*arguments)
+  assert done.returncode == 1
+  assert 'has no label td_flax=bert' in done.stderr
+
+
+def test_a_laptop_that_is_offline_for_a_while_goes_on_waiting(cloud):
+  look = 'queued-resources describe'
+  cloud.put(failures=[[look, 1, 'NOT_FOUND', None], [look, 1, 'DNS', None]])
+  done = cloud.run('create', '--accelerator=v6e-8', '--queued')
+  assert done.returncode == 0, done.stderr
+  assert 'gcloud cannot describe bert: DNS' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('states', 'made'), [([WAITING] * 3, 0), (['FAILED'] * 3, 1)]
+)
+def test_up_leaves_a_request_its_place_in_the_queue(cloud, states, made):
+  cloud.put(slices=ready(queue=[*states, 'ACTIVE']))
+  done = cloud.run(
+    'up', '--accelerator=v6e-8', '--queued', '--wait=1', '--yes', *TRAINING
+  )
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls(' create ')) == made
+  assert len(cloud.calls(' delete ')) == made + 1  # at the end
+  assert not cloud.slices()
 
 
 def test_setup_survives_a_dropped_connection(cloud):
@@ -194,14 +264,44 @@ def test_setup_survives_a_dropped_connection(cloud):
   assert done.returncode == 0, done.stderr
   assert len(cloud.calls('worker_setup.sh')) == 3
   assert done.stdout.splitlines() == ['ready: host-0', 'ready: host-1']
+  # The checkout, with what is not committed, does not stay in a shared folder.
+  assert cloud.calls('tpu-vm scp')
+  assert not list(cloud.folder.glob('*.tar.gz'))
 
 
-def test_preemption_in_the_middle_of_setup_says_so(cloud):
-  failures = [['worker_setup', 255, DROPPED, 'PREEMPTED']]
-  cloud.put(slices=ready(), failures=failures)
-  done = cloud.run('setup')
+@pytest.mark.parametrize(
+  ('verb', 'part', 'arguments'),
+  [
+    ('setup', 'tpu-vm scp', []),
+    ('setup', 'worker_setup', []),
+    ('run', 'worker.py start', TRAINING),
+    ('stop', 'worker.py stop', []),
+  ],
+)
+@pytest.mark.parametrize('code', [1, 255])  # gcloud's, and ssh's
+def test_preemption_in_the_middle_says_so(cloud, verb, part, arguments, code):
+  cloud.put(slices=ready(), failures=[[part, code, DROPPED, 'PREEMPTED']])
+  done = cloud.run(verb, *arguments)
   assert done.returncode == 75
   assert 'is PREEMPTED, not READY' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  ('code', 'expected', 'said'),
+  [
+    (100, 1, 'error: bert: setup failed'),
+    (2, 1, 'error: bert: setup failed'),
+    (75, 75, 'error: host-1: not now'),  # the worker has said it
+  ],
+)
+def test_a_setup_that_fails_says_whether_to_try_again(
+  cloud, code, expected, said
+):
+  failure = ['worker_setup', code, 'error: host-1: not now', None]
+  cloud.put(slices=ready(), failures=[failure])
+  done = cloud.run('setup')
+  assert done.returncode == expected
+  assert said in done.stderr.splitlines()[-1]
 
 
 def test_a_worker_that_never_comes_up_says_so(cloud):
@@ -228,6 +328,7 @@ def test_up_comes_back_after_all_that_passes(cloud):
     failures=[
       ['tpu-vm create', 1, NO_CAPACITY, None],
       ['worker_setup', 255, DROPPED, 'PREEMPTED'],
+      ['worker.py start', 1, 'terminal state "PREEMPTED"', 'PREEMPTED'],
       ['worker.py status', 255, DROPPED, 'TERMINATED'],
     ],
     states=['running', 'done'],
@@ -236,8 +337,18 @@ def test_up_comes_back_after_all_that_passes(cloud):
   assert done.returncode == 0, done.stderr
   assert 'the run is done' in done.stderr
   assert not cloud.slices()
-  assert len(cloud.calls('tpu-vm create')) == 4
-  assert len(cloud.calls('worker.py start')) == 2
+  assert len(cloud.calls('tpu-vm create')) == 5
+  assert len(cloud.calls('worker.py start')) == 3
+  assert 'nothing of this name' not in done.stderr
+
+
+def test_up_does_not_take_a_log_for_a_state(cloud):
+  log = 'OSError: failed: done: stopped: lost: idle for 3s'
+  cloud.put(states=['running', 'running', 'done'], log=log)
+  done = cloud.run('up', '--accelerator=v6e-8', '--yes', *TRAINING)
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls('worker.py status')) == 3
+  assert len(cloud.calls('worker.py start')) == 1
 
 
 def test_up_gives_up_where_trying_again_is_no_use(cloud):

@@ -18,12 +18,17 @@ pytestmark = pytest.mark.skipif(
   shutil.which('tmux') is None, reason='needs tmux'
 )
 NUM_STEPS = 40
-# Two train steps of a run write what each device saw of it.
+# Two train steps of a run write what each device saw of it; gs:// is a folder.
 _WITNESS = """
 import os, sys
 if 'td_flax.main' in sys.orig_argv:
+  import fake_bucket
   import jax, numpy as np
-  from td_flax import step
+  from td_flax import mirror, step
+
+  here = os.path.dirname(__file__)
+  os.environ |= {'FAKE_GS': f'{here}/gs', 'XDG_CACHE_HOME': f'{here}/cache'}
+  mirror._SECONDS_BETWEEN_WRITES = 0.1
   drawn = step.Steps._drawn
 
   def write(number, rows, ids, *masked):
@@ -56,6 +61,15 @@ def work(tmp_path_factory):
   folder = tmp_path_factory.mktemp('local')
   write_corpus(folder / 'corpus.txt')
   (folder / 'sitecustomize.py').write_text(_WITNESS)
+  subprocess.run(  # several processes do not pack text
+    [
+      sys.executable, '-m', 'td_flax.tools.prepare',
+      *training(folder, folder / 'unused'),
+    ],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    check=True,
+  )  # fmt: skip
   return folder
 
 
@@ -64,7 +78,7 @@ def environment(work):
   return {
     **os.environ,
     'PYTHON': sys.executable,
-    'PYTHONPATH': f'{ROOT}:{work}',
+    'PYTHONPATH': f'{ROOT}:{work}:{pathlib.Path(__file__).parent}',
     'TD_FLAX_LAUNCH_HOME': str(work / 'slices'),
     'TMUX_TMPDIR': str(work),
   }
@@ -130,12 +144,13 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   done = launch('setup')
   assert 'ready: ' in done.stdout, done.stderr
   port = 20000 + os.getpid() % 10000 * 2
-  job = (f'--port={port}', '--', *training(work, work / 'two'))
+  job = (f'--port={port}', '--', *training(work, 'gs://b/two'))
   done = launch('run', *job)
   assert done.returncode == 0, done.stdout + done.stderr
+  two = work / 'gs/b/two'
   folders = [work / f'slices/pair/worker-{i}' for i in range(2)]
   try:
-    wait_until((work / 'two/checkpoints/10').exists)
+    wait_until((two / 'checkpoints/10/record/record.json').exists)
     victim = json.loads((folders[1] / 'state.json').read_text())['pid']
     os.kill(victim, signal.SIGKILL)
     assert 'is running' in launch('delete', '--yes').stderr
@@ -148,7 +163,7 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert all('resuming from step' in log for log in logs), logs
   assert all(log.endswith('done: exit code 0\n') for log in logs), logs
 
-  pairs = zip(rows(work / 'two'), rows(work / 'one'), strict=True)
+  pairs = zip(rows(two), rows(work / 'one'), strict=True)
   for row, reference in pairs:
     assert row['step'] == reference['step']
     for name in ('train/loss', 'eval/loss'):
@@ -208,9 +223,8 @@ def test_up_brings_back_a_worker_whose_machine_was_restarted(work, environment):
   log = (folder / 'log').read_text()
   assert 'restarting' not in log  # the supervisor went too
   assert 'resuming from step' in log
-  assert [row['step'] for row in rows(work / 'reborn')] == [
-    row['step'] for row in rows(work / 'two')
-  ]
+  steps = [row['step'] for row in rows(work / 'reborn')]
+  assert steps == list(range(NUM_STEPS + 1))
 
 
 def test_a_folder_of_others_is_left_alone(work, environment):

@@ -154,6 +154,35 @@ def test_several_processes_are_told_of_each_other(worker):
   ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  ('device', 'platforms', 'said'),
+  [
+    ('accel0', 'tpu,cpu', 'error: this machine has TPU chips and JAX sees'),
+    ('vfio/0', 'tpu,cpu', 'error: this machine has TPU chips and JAX sees'),
+    ('vfio/0', 'cpu', 'ready: '),
+    ('vfio/vfio', 'tpu,cpu', 'ready: '),  # of the kernel; no device
+  ],
+)
+def test_chips_that_jax_does_not_see_are_an_error(
+  worker, device, platforms, said
+):
+  (worker.root / 'jax.py').write_text(
+    'from types import SimpleNamespace as Of\n'
+    '__version__ = "1"\n'
+    'local_devices = lambda: [Of(platform="cpu", device_kind="cpu")]\n'
+  )
+  script = worker.root / 'launch/worker.py'
+  devices = worker.root / 'dev'
+  script.write_text(script.read_text().replace("'/dev'", repr(str(devices))))
+  (devices / device).parent.mkdir(parents=True)
+  (devices / device).touch()
+  worker.environment['PYTHONPATH'] = str(worker.root)
+  worker.environment['JAX_PLATFORMS'] = platforms
+  done = worker.run('check')
+  assert done.stdout.startswith(said), done.stdout + done.stderr
+  assert done.returncode == said.startswith('error')
+
+
 @contextlib.contextmanager
 def metadata(**answers):
   """A metadata server."""
