@@ -286,7 +286,9 @@ def _draw_probe(grid: Any, found: dict[str, Any]) -> None:
     depth = max(len(x[kind]) for x in found['curves'].values())
     axes.set_xticks(range(depth), ['emb.', *range(depth - 1)][:depth])
   token = 100 * found['baselines']['token']
-  grid[0].axhline(token, color='gray', linestyle='--', label=_BASELINES['token'])
+  grid[0].axhline(
+    token, color='gray', linestyle='--', label=_BASELINES['token']
+  )
   grid[0].set_ylabel('class told, % of words')
   handles, labels = grid[0].get_legend_handles_labels()
   grid[0].figure.legend(
