@@ -34,32 +34,26 @@ def dataset(url: str) -> pathlib.Path:
     errors.DataError: it is not there, or cannot be copied.
   """
   folder = local(url)
-  with locked(folder, wait=True):
-    try:
-      bucket = Bucket(url)
-      sizes = bucket.sizes()
-      if 'manifest.json' not in sizes:
-        raise errors.DataError(
-          f'data.dir={url}: holds no packed dataset (no manifest.json); '
-          'pack it with td_flax.tools.prepare in a local folder and copy that'
-        )
-      manifest = bucket.read('manifest.json')
-      if not _same(folder / 'manifest.json', manifest):
-        shutil.rmtree(folder, ignore_errors=True)  # of another dataset
-      # What only `prepare` needs stays there; the manifest comes last.
-      wanted = {
-        name: size
-        for name, size in sizes.items()
-        if not name.startswith('blocks/') and name != 'manifest.json'
-      }
-      bucket.copy(folder, _missing(folder, wanted))
-      (folder / 'manifest.json').write_bytes(manifest)
-    except errors.UserError:
-      raise
-    except Exception as error:  # whatever a client of a bucket raises
+  problem = f'data.dir={url}: cannot be copied to {folder}'
+  with locked(folder, wait=True), clear_errors(problem, kind=errors.DataError):
+    bucket = Bucket(url)
+    sizes = bucket.sizes()
+    if 'manifest.json' not in sizes:
       raise errors.DataError(
-        f'data.dir={url}: cannot be copied to {folder}: {one_line(error)}'
-      ) from error
+        f'data.dir={url}: holds no packed dataset (no manifest.json); '
+        'pack it with td_flax.tools.prepare in a local folder and copy that'
+      )
+    manifest = bucket.read('manifest.json')
+    if not _same(folder / 'manifest.json', manifest):
+      shutil.rmtree(folder, ignore_errors=True)  # of another dataset
+    # What only `prepare` needs stays there; the manifest comes last.
+    wanted = {
+      name: size
+      for name, size in sizes.items()
+      if not name.startswith('blocks/') and name != 'manifest.json'
+    }
+    bucket.copy(folder, _missing(folder, wanted))
+    (folder / 'manifest.json').write_bytes(manifest)
   return folder
 
 
@@ -183,20 +177,22 @@ class Bucket:
 
 
 @contextlib.contextmanager
-def clear_errors(problem: str, more: str = '') -> Iterator[None]:
+def clear_errors(
+  problem: str,
+  more: str = '',
+  kind: type[errors.UserError] = errors.CheckpointError,
+) -> Iterator[None]:
   """Makes one line of what a client of a bucket raises.
 
   Raises:
-    errors.CheckpointError: `problem`, the reason, `more`.
+    errors.UserError: of this kind: `problem`, the reason, `more`.
   """
   try:
     yield
   except errors.UserError:
     raise
-  except Exception as error:  # whatever a client of a bucket raises
-    raise errors.CheckpointError(
-      f'{problem}: {one_line(error)}{more}'
-    ) from error
+  except Exception as error:  # whatever it is
+    raise kind(f'{problem}: {one_line(error)}{more}') from error
 
 
 def whole(sizes: dict[str, int]) -> dict[str, int]:
