@@ -1,3 +1,4 @@
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -62,25 +63,35 @@ def test_a_mistake_is_one_line_before_anything_is_waited_for(arguments, said):
   assert said in line
 
 
-def join(job, index, *arguments):
-  return subprocess.Popen(
-    [sys.executable, '-c', _JOIN, '--coordinator=auto', *arguments],
-    cwd=ROOT,
-    env=in_slurm(job, index),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+@pytest.fixture
+def join():
+  """Starts a process of a job; kills what is left."""
+  with contextlib.ExitStack() as stack:
+
+    def one(job, index, *arguments):
+      process = subprocess.Popen(
+        [sys.executable, '-c', _JOIN, '--coordinator=auto', *arguments],
+        cwd=ROOT,
+        env=in_slurm(job, index),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+      stack.callback(process.wait)
+      stack.callback(process.kill)
+      return process
+
+    yield one
 
 
-def test_auto_finds_the_processes_of_a_job():
+def test_auto_finds_the_processes_of_a_job(join):
   both = [join(4, index) for index in (0, 1)]
   said = [process.communicate(timeout=120) for process in both]
   assert [process.returncode for process in both] == [0, 0], said
   assert [out.split() for out, _ in said] == [['0', '2'], ['1', '2']]
 
 
-def test_auto_says_who_did_not_come():
+def test_auto_says_who_did_not_come(join):
   alone = join(7, 0, '--join_timeout=2')
   _, said = alone.communicate(timeout=120)
   assert alone.returncode == 75

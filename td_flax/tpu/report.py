@@ -138,14 +138,12 @@ def _largest(
   low = max((r for r, c in known.items() if c.fits), default=0)
   high = min((r for r, c in known.items() if not c.fits), default=None)
   while high is None or high - low > max(8, low // 8):
-    if not low < rows < (high or rows + 1):
-      rows = low + max(8, low // 64 * 8) if high is None else _middle(low, high)
+    if rows <= low and high is None:
+      rows = low + max(8, low // 64 * 8)
+    elif high is not None and not low < rows < high:
+      rows = (low + high) // 16 * 8
     low, high = (rows, high) if fits(rows) else (low, rows)
   return low
-
-
-def _middle(low: int, high: int) -> int:
-  return (low + high) // 16 * 8
 
 
 def table(result: dict[str, Any]) -> str:
