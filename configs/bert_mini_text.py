@@ -29,13 +29,14 @@ def get_config():
   config.model.dropout = 0.0
   config.model.attention_dropout = 0.0
   config.model.init_stddev = 0.05  # BERT's 0.02 is for a width of 768
+  config.model.init = 'local'  # off the plateau within a few hundred steps
 
   config.drop.policy = 'cumulative_loss'
   config.drop.first_layer = 2
   config.drop.last_layer = 4
   config.drop.keep = 0.5
 
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.learning_rate = 3e-3
   config.optimizer.beta2 = 0.98
   config.optimizer.warmup = 0.05
 

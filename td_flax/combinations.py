@@ -57,6 +57,12 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
     f'a divisor of model.hidden_dim={model.hidden_dim}',
   )
   require(
+    model.init != 'local' or model.hidden_dim // model.num_heads % 2 == 0,
+    'model.init',
+    'random where model.hidden_dim / model.num_heads is odd: sines and cosines '
+    'come in pairs',
+  )
+  require(
     train.batch_size % train.microbatches == 0,
     'train.microbatches',
     f'a divisor of train.batch_size={train.batch_size}',

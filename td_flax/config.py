@@ -122,6 +122,8 @@ class ModelConfig:
   # Positions start at 0 in every document rather than once per row.
   restart_positions: bool = True
   norm_eps: float = _above(1e-12, 0)
+  # Initial weights: noise, or heads that attend to neighbours (`local_init`).
+  init: str = _choice('random', 'local')
   init_stddev: float = _above(0.02, 0)
 
 

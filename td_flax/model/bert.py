@@ -25,7 +25,7 @@ from td_flax.data.masking import MaskedBatch, Segments
 from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
-from td_flax.model import attention, layer, lookup, stack
+from td_flax.model import attention, layer, local_init, lookup, stack
 from td_flax.model.dense import Dense, decode
 from td_flax.model.dropout import Seeds, dropout, fold
 
@@ -144,6 +144,8 @@ class Encoder(nnx.Module):
       layer.Layer(config, attend, rngs) for _ in range(config.num_layers)
     )
     self.norm = layer.norm(config, rngs) if config.norm == 'pre' else None
+    if config.init == 'local':
+      local_init.apply(self)
 
   def encode(
     self,
