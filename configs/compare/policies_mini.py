@@ -32,12 +32,13 @@ def get_config():
   base.model.dropout = 0.0
   base.model.attention_dropout = 0.0
   base.model.init_stddev = 0.05
+  base.model.init = 'local'
 
   base.drop.first_layer = 2
   base.drop.last_layer = 4
   base.drop.keep = 0.5
 
-  base.optimizer.learning_rate = 1e-3
+  base.optimizer.learning_rate = 3e-3
   base.optimizer.beta2 = 0.98
   base.optimizer.warmup = 0.05
 

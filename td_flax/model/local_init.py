@@ -8,7 +8,7 @@ plateau). These heads look there from the first step, like those that ConViT
 BERT.
 
 The first E coordinates of position p are sines and cosines (Vaswani et al.
-2017, section 3.5), s(p). Moving by d is a rotation of them, s(p + d) = s(p) R_d,
+2017, section 3.5), s(p). Moving by d rotates them, s(p + d) = s(p) R_d,
 so a head whose query is s R_d and whose key is s looks d positions away.
 """
 
