@@ -3,11 +3,11 @@
     python -m td_flax.tools.compare --config=configs/compare/continued.py:DIR \
       --config.base.data.files="$DATA/*.jsonl.xz" --workdir=runs/continued
 
-DIR is a folder with config.json, weights and tokenizer. Every policy against
-plain BERT and random dropping, at equal steps and equal time: rows of 128, 16
-at once, 400 steps, 3 seeds. With MiniLM-L6 (22M parameters) a plain step takes
-about 1.5 s on one CPU core, and the runs some 7 hours; `--dry-run` says it of
-your machine once step times are measured.
+DIR is a folder with config.json, weights and tokenizer. Policies that train
+plain BERT against it and random dropping, at equal steps and equal time: rows
+of 128, 16 at once, 400 steps, 3 seeds. With MiniLM-L6 (22M parameters) a plain
+step takes about 1.5 s on one CPU core, and the runs some 7 hours; `--dry-run`
+says it of your machine.
 """
 
 import pathlib

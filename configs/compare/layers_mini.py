@@ -5,7 +5,7 @@
 
 Four spans times three shares around the published setting (layers 2 to 4 of 0
 to 5 at half the tokens), all with a last fifth at full sequences, at equal
-time. The model and its budget are those of `rivals_mini.py`. 15 arms with the
+time. The model and its budget are those of `rivals_mini.py`. 16 arms with the
 controls, 2 seeds: to choose by; what is chosen wants fresh seeds
 (`first_seed`).
 """
@@ -51,6 +51,7 @@ def get_config():
   base.log.every = 100
   base.log.tensorboard = False
 
+  config.arms.published = 'drop.policy=cumulative_loss'
   for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
     for share in (25, 50, 75):
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (

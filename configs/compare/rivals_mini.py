@@ -5,7 +5,7 @@
 
 The model of `configs/bert_mini_text.py` on few tokens, 1,000 steps of 16 rows
 of 128: enough to leave the plateau of predicting frequencies, short enough for
-a CPU. 11 arms with the controls, 3 seeds, equal steps and equal time. `narrow`
+a CPU. 14 arms with the controls, 3 seeds, equal steps and equal time. `narrow`
 and `mask_later` train something else than BERT: judge them by fine-tuning
 (docs/comparing.md, scores).
 """
@@ -53,14 +53,27 @@ def get_config():
   config.arms.cumulative_loss = 'drop.policy=cumulative_loss'
   config.arms.frequency = 'drop.policy=frequency'
   config.arms.attention = 'drop.policy=attention'
+  for pool in 'mean', 'weighted':
+    config.arms[f'attention_{pool}'] = (
+      f'drop.policy=attention drop.pool={pool} drop.clusters=8'
+    )
+  # Yao et al. let k grow to N over most of the run.
   config.arms.random_ltd = (
-    'drop.policy=random_ltd drop.first_layer=1 drop.last_layer=4'
+    'drop.policy=random_ltd drop.first_layer=1 drop.last_layer=4 '
+    "drop.stages='25%; 25% keep=0.65; 25% keep=0.8; rest policy=none'"
   )
   config.arms.narrow = 'drop.policy=narrow'
-  config.arms.mask_later = 'drop.policy=mask_later drop.last_layer=3'
-  config.arms.sctd = 'drop.policy=cumulative_loss drop.consistency_every=10'
+  config.arms.mask_later = (
+    'drop.policy=mask_later drop.last_layer=3 train.mask_rate=0.5'
+  )
+  config.arms.sctd = (
+    'drop.policy=cumulative_loss drop.consistency_every=10 drop.beta=0.95'
+  )
   config.arms.full_end = (
     "drop.policy=cumulative_loss drop.stages='80%; rest policy=none'"
+  )
+  config.arms.random_full_end = (
+    "drop.policy=random drop.stages='80%; rest policy=none'"
   )
   config.reference = 'cumulative_loss'
   config.seeds = 3

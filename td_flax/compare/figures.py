@@ -1,13 +1,29 @@
 """What the finished runs say, in figures."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from typing import Any
 
+from td_flax import stages
 from td_flax.compare import statistics
-from td_flax.compare.plan import Arm, Lengths
-from td_flax.compare.settings import PLAIN, RANDOM, SHALLOW, TIME_TO_TARGET
+from td_flax.compare.plan import Arm, Lengths, Run
+from td_flax.compare.settings import (
+  EQUAL_STEPS,
+  EQUAL_TIME,
+  PLAIN,
+  RANDOM,
+  SHALLOW,
+  TIME_TO_TARGET,
+)
+from td_flax.config import Config
+from td_flax.dropping import policies
 
 CONTROLS = PLAIN, RANDOM, SHALLOW
+# Instead of a verdict: what an arm whose runs diverge would have reached is not
+# known, and those that are left are the lucky ones.
+DIVERGED = 'runs diverged'
+# Instead of a verdict on losses: the arm trains something else than plain BERT.
+OWN_GEOMETRY = 'see scores'
 _Rows = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (arm, steps) -> seed
 
 
@@ -19,7 +35,7 @@ def content(
   finished: list[dict[str, Any]],
   *,
   planned: int,
-  failed: dict[str, str],
+  failed: dict[Run, str],
   unigram: float,
 ) -> dict[str, Any]:
   """All figures, of the runs that are there.
@@ -31,7 +47,7 @@ def content(
     timing: of `timing.measure`.
     finished: of `runs.read`.
     planned: how many runs there shall be.
-    failed: folder of a run -> what stopped it.
+    failed: what stopped these runs.
     unigram: `statistics.unigram_loss`, nats.
 
   Returns:
@@ -58,9 +74,13 @@ def content(
       'flops_share': flops / (whole * costs[PLAIN][1]),
     })  # fmt: skip
   rows: _Rows = {}
+  lost = set(failed)
   for x in runs:
-    if x['loss'] is not None:
+    if x['loss'] is None:
+      lost.add(Run(x['arm'], x['steps'], x['seed']))
+    else:
       rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
+  own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
   target = rows.get((PLAIN, whole))
   if target:
     mean = statistics.spread(_losses(target).values()).mean
@@ -73,26 +93,82 @@ def content(
     'inconclusive_because': reason,
     'planned_runs': planned,
     'finished_runs': len(runs),
-    'failed_runs': failed,
+    'failed_runs': {run.folder: why for run, why in failed.items()},
     'not_finite_runs': [x['workdir'] for x in runs if x['loss'] is None],
     'unigram_loss': unigram,
     'arms': {
-      arm: {'change': x.change, 'flops_per_row': x.flops_per_row}
+      arm: {
+        'change': x.change,
+        'flops_per_row': x.flops_per_row,
+        'own_geometry': arm in own,
+      }
       for arm, x in arms.items()
     },
     'timing': timing,
     'lengths': lengths,
     'protocols': {
       protocol: {
-        arm: _crossings(rows, arm, steps, target or {})
+        arm: (
+          None if arm in own else _crossings(rows, arm, steps, target or {})
+        )
         if protocol == TIME_TO_TARGET
-        else _figures(rows, by_arm, arm, conclusive=not reason)
+        else _figures(
+          rows, by_arm, arm, lost=lost, own=own, conclusive=not reason
+        )
         for arm, steps in by_arm.items()
       }
       for protocol, by_arm in lengths.items()
     },
+    'nats_per_percent_of_time': _worth_of_time(rows, lengths, own),
+    'front': _front(runs, own),
     'runs': runs,
   }
+
+
+def _own_geometry(config: Config) -> bool:
+  """Whether some part of a run trains something else than plain BERT."""
+  return any(
+    policies.load(part.config.drop.policy).own_geometry
+    for part in stages.of(config)
+  )
+
+
+def _worth_of_time(
+  rows: _Rows, lengths: Lengths, own: Collection[str]
+) -> float | None:
+  """What 1% more steps take off the loss, from arms that ran at two lengths.
+
+  So much is an error of 1% in a measured step time worth.
+  """
+  slopes = []
+  for arm, (few,) in lengths.get(EQUAL_STEPS, {}).items():
+    (many,) = lengths.get(EQUAL_TIME, {}).get(arm, (few,))
+    short, long = (rows.get((arm, steps), {}) for steps in (few, many))
+    seeds = _common(short, long)
+    if arm not in own and seeds and many > few:
+      fall = _mean_loss(short, seeds) - _mean_loss(long, seeds)
+      slopes.append(fall / math.log(many / few))
+  return 0.01 * statistics.spread(slopes).mean if slopes else None
+
+
+def _front(
+  runs: list[dict[str, Any]], own: Collection[str]
+) -> list[dict[str, Any]]:
+  """The arms and lengths that none beats in time and mean loss, by time."""
+  losses: dict[tuple[str, int, float], list[float]] = {}
+  for x in runs:
+    if x['loss'] is not None and x['arm'] not in own:
+      key = x['arm'], x['steps'], x['time']
+      losses.setdefault(key, []).append(x['loss'])
+  points = sorted(
+    (time, statistics.spread(several).mean, arm, steps)
+    for (arm, steps, time), several in losses.items()
+  )
+  front: list[dict[str, Any]] = []
+  for time, loss, arm, steps in points:
+    if not front or loss < front[-1]['loss']:
+      front.append({'arm': arm, 'steps': steps, 'time': time, 'loss': loss})
+  return front
 
 
 def _losses(by_seed: dict[int, dict[str, Any]]) -> dict[int, float]:
@@ -127,6 +203,8 @@ def _figures(
   by_arm: dict[str, tuple[int, ...]],
   arm: str,
   *,
+  lost: Collection[Run],
+  own: Collection[str],
   conclusive: bool,
 ) -> dict[str, Any] | None:
   """An arm's runs of one length, and their differences to the controls'."""
@@ -134,25 +212,36 @@ def _figures(
   ours = rows.get((arm, steps))
   if not ours:
     return None
+  # A pair with one of these has no verdict.
+  diverged = {x.arm for x in lost if (x.steps,) == by_arm.get(x.arm)}
   controls = {
     # There is no `shallow` where training goes on from somebody's weights.
     control: rows.get((control, *by_arm.get(control, ())), {})
     for control in CONTROLS
     if control != arm
   }
-  own = [x['own_loss'] for x in ours.values() if x['own_loss'] is not None]
+  own_losses = [
+    x['own_loss'] for x in ours.values() if x['own_loss'] is not None
+  ]
   one = next(iter(ours.values()))
   return {
     'steps': steps,
     'seeds': sorted(ours),
     'loss': statistics.spread(_losses(ours).values())._asdict(),
-    'own_loss': statistics.spread(own)._asdict() if own else None,
+    'own_loss': statistics.spread(own_losses)._asdict() if own_losses else None,
     'seconds': one['seconds'],
     'time': one['time'],
     'flops_share': one['flops_share'],
+    'diverged': sorted(x.seed for x in lost if x[:2] == (arm, steps)),
     'against': _against(
       _losses(ours),
       {control: _losses(theirs) for control, theirs in controls.items()},
+      instead={
+        control: OWN_GEOMETRY
+        if {arm, control} & own
+        else DIVERGED * bool({arm, control} & diverged)
+        for control in controls
+      },
       conclusive=conclusive,
     ),
     'scores': {
@@ -163,6 +252,10 @@ def _figures(
         'against': _against(
           scores,
           {x: _scores(theirs, name) for x, theirs in controls.items()},
+          instead={
+            control: DIVERGED * bool({arm, control} & diverged)
+            for control in controls
+          },
           conclusive=conclusive,
           higher_is_better=True,
         ),
@@ -177,10 +270,14 @@ def _against(
   ours: dict[int, float],
   controls: dict[str, dict[int, float]],
   *,
+  instead: dict[str, str],
   conclusive: bool,
   higher_is_better: bool = False,
 ) -> dict[str, Any]:
-  """Differences to each control, over the seeds that both have."""
+  """Differences to each control, over the seeds that both have.
+
+  What `instead` says of a control stands for the verdict, if it says something.
+  """
   against = {}
   for control, theirs in controls.items():
     seeds = _common(ours, theirs)
@@ -191,7 +288,7 @@ def _against(
     judged = statistics.paired(*(pair[::-1] if higher_is_better else pair))
     against[control] = {
       **statistics.paired(*pair)._asdict(),
-      'verdict': judged.verdict if conclusive else '',
+      'verdict': (instead[control] or judged.verdict) if conclusive else '',
     }
   return against
 
@@ -218,6 +315,7 @@ def _crossings(
       for key in ('time', 'flops_share')
     }
 
+  by_seed = {seed: crossings([seed]) for seed in seeds}
   return {
     'seeds': seeds,
     'target': _mean_loss(target, seeds),
@@ -230,7 +328,10 @@ def _crossings(
       for steps, point in zip(lengths, points, strict=True)
     ],
     **crossings(seeds),
-    'by_seed': {seed: crossings([seed]) for seed in seeds},
+    'by_seed': by_seed,
+    'interval': statistics.crossing_interval(
+      [statistics.Crossing(**x['time']) for x in by_seed.values()]
+    ),
   }
 
 

@@ -19,6 +19,13 @@ def cpu() -> str:
   return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+  """Those that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # not on macOS
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def facts(command: list[str]) -> dict[str, Any]:
   """Where, when and how something was measured.
 

@@ -2,21 +2,30 @@
 
 import pathlib
 
+from td_flax.compare import children as children_lib
 from td_flax.compare import plan, runs, timing
 from td_flax.compare.settings import PLAIN, Settings
 from td_flax.data import dataset, prepare
 
 
 def text(
-  settings: Settings, path: pathlib.Path, data_dir: pathlib.Path, jobs: int
+  settings: Settings,
+  path: pathlib.Path,
+  data_dir: pathlib.Path,
+  jobs: int | None,
 ) -> str:
   """Arms, runs, what is done of them and how long the rest takes.
+
+  Where no step times are measured yet, a step of plain BERT is timed briefly.
 
   Args:
     settings: the comparison.
     path: its folder; need not exist, and nothing is written.
     data_dir: of the packed dataset; need not exist.
-    jobs: runs at once.
+    jobs: runs at once; None is one for each accelerator.
+
+  Raises:
+    errors.UserError: there are fewer devices than jobs, or a signal came.
   """
   vocab_size = settings.base.data.vocab_size
   if prepare.is_complete(settings.base.data, data_dir):
@@ -57,20 +66,27 @@ def text(
   ):
     lines.append(f'{name:{width}}  {steps:>9,}  {" ".join(marked)}')
   lines.append('')
-  if is_timed:
-    left = sum(
-      run.steps * timed[run.arm]['seconds_per_step']
-      for run in planned
-      if run not in trained
-    )
+  with children_lib.Children() as children:
+    machine = children.call(None, children_lib.machine)
+    jobs = jobs or machine.devices
+    place, *_ = children_lib.places(machine, jobs)
+    if is_timed:
+      pace = {name: timed[name]['seconds_per_step'] for name in arms}
+    else:
+      measured = children.call(
+        place, timing.measure, {PLAIN: configs[PLAIN]}, vocab_size, 1
+      )
+      seconds = measured['arms'][PLAIN]['seconds_per_step']
+      pace = {name: ratio * seconds for name, ratio in flops.items()}
+  left = sum(run.steps * pace[run.arm] for run in planned if run not in trained)
+  lines.append(
+    f'expected: {left / 3600 / jobs:.2f} hours of training steps with '
+    f'--jobs={jobs}'
+  )
+  if not is_timed:
     lines.append(
-      f'expected: {left / 3600 / jobs:.2f} hours of training steps with '
-      f'--jobs={jobs}'
-    )
-  else:
-    lines.append(
-      'expected: not measured yet; until step times are, lengths at equal time '
-      'are those at equal FLOPs'
+      'a guess: only plain is timed yet, the others go by their FLOPs, and so '
+      'do lengths at equal time'
     )
   if scored:
     there = len(scored) - len(unscored)

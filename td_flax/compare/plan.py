@@ -12,6 +12,8 @@ from td_flax.compare import settings as settings_lib
 from td_flax.compare.settings import PLAIN, SHALLOW, Settings
 from td_flax.config import Config
 
+_MLP_MULTIPLE = 8  # of the width of the MLPs of `shallow`
+
 # Protocol -> arm -> the steps of its runs, ascending.
 Lengths = dict[str, dict[str, tuple[int, ...]]]
 
@@ -79,15 +81,34 @@ def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
     raise errors.ConfigError(
       f'base.model.num_layers=1: must be at least 2: {SHALLOW} has fewer layers'
     )
-  candidates = []
-  for layers in range(1, plain.model.num_layers):
-    config = config_lib.with_changes(plain, {'model.num_layers': layers})
-    change = f'{settings.changes[PLAIN]} model.num_layers={layers}'
-    candidates.append(Arm(change, config, row_flops(config, vocab_size)))
-  found[SHALLOW] = min(
-    candidates, key=lambda arm: abs(arm.flops_per_row - target)
-  )
+  found[SHALLOW] = _shallow(plain, settings.changes[PLAIN], target, vocab_size)
   return found
+
+
+def _shallow(plain: Config, change: str, target: float, vocab_size: int) -> Arm:
+  """Fewer layers of plain BERT, whose MLPs are as wide as `target` leaves.
+
+  The number of layers is the one whose FLOPs are nearest at plain's width; of
+  two as near, the larger.
+  """
+
+  def flops(layers: int, width: int) -> float:
+    changes = {'model.num_layers': layers, 'model.mlp_dim': width}
+    return row_flops(config_lib.with_changes(plain, changes), vocab_size)
+
+  width = plain.model.mlp_dim
+  layers = min(
+    range(plain.model.num_layers - 1, 0, -1),
+    key=lambda layers: abs(flops(layers, width) - target),
+  )
+  there = flops(layers, width)
+  slope = (flops(layers, width + _MLP_MULTIPLE) - there) / _MLP_MULTIPLE
+  wanted = width + (target - there) / slope
+  width = max(1, round(wanted / _MLP_MULTIPLE)) * _MLP_MULTIPLE
+  changes = {'model.num_layers': layers, 'model.mlp_dim': width}
+  pairs = ' '.join(f'{key}={value}' for key, value in changes.items())
+  config = config_lib.with_changes(plain, changes)
+  return Arm(f'{change} {pairs}', config, flops(layers, width))
 
 
 def lengths(settings: Settings, ratios: dict[str, float]) -> Lengths:

@@ -17,13 +17,17 @@ from td_flax.compare.settings import (
 _SHOWN_FROM = 0.2
 
 
-def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
+def draw(folder: pathlib.Path, found: dict[str, Any]) -> list[str]:
   """Draws loss_steps, loss_time, loss_flops, pareto and scores, each a .png.
 
   Args:
     folder: is there.
     found: of `figures.content`.
+
+  Returns:
+    The names of those that were drawn.
   """
+  drawn: list[str] = []
   try:
     import matplotlib as mpl
   except ImportError:
@@ -31,14 +35,16 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
       f'{folder}: no plots; they need the extra `plot`: pip install '
       "'td_flax[plot]'"
     )
-    return
+    return drawn
   if not any(x['loss'] is not None for x in found['runs']):
-    return
+    return drawn
   mpl.use('Agg')
   from matplotlib import pyplot
 
   others = [arm for arm in found['arms'] if arm != PLAIN]
-  colors = {arm: f'C{i}' for i, arm in enumerate(others)} | {PLAIN: 'black'}
+  palette = pyplot.get_cmap('tab10' if len(others) <= 10 else 'tab20')
+  colors = {arm: palette(i % palette.N) for i, arm in enumerate(others)}
+  colors[PLAIN] = 'black'
 
   title = found['name']
   if not found['conclusive']:
@@ -61,6 +67,7 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
     figure.savefig(part, dpi=120)
     part.replace(folder / f'{name}.png')
     pyplot.close(figure)
+    drawn.append(name)
 
   timed = _runs(found, EQUAL_TIME)
   for name, label, key, runs in (
@@ -75,8 +82,8 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
     )
   plot(
     'pareto',
-    'seconds of training steps',
-    lambda axes: _pareto(axes, found['runs'], colors),
+    "time of training steps, share of plain's",
+    lambda axes: _pareto(axes, found, colors),
   )
   names = list(dict.fromkeys(y for x in found['runs'] for y in x['scores']))
   if names:
@@ -92,6 +99,7 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> None:
         axes.set_title(f'{name}, {protocol.replace("_", " ")}')
     figure.suptitle(title)
     save(figure, 'scores')
+  return drawn
 
 
 def _runs(
@@ -156,16 +164,17 @@ def _scores(
   axes.grid(alpha=0.3)
 
 
-def _pareto(
-  axes: Any, runs: list[dict[str, Any]], colors: dict[str, str]
-) -> None:
-  """Every arm and length, and the front: nothing is faster and better."""
+def _pareto(axes: Any, found: dict[str, Any], colors: dict[str, str]) -> None:
+  """Every arm and length, and the front: nothing is faster and better.
+
+  Not the arms that train something else: their losses are not comparable.
+  """
   groups: dict[str, dict[float, list[float]]] = {}
-  for x in runs:
-    if x['loss'] is not None:
+  for x in found['runs']:
+    own = found['arms'][x['arm']]['own_geometry']
+    if x['loss'] is not None and not own:
       by_time = groups.setdefault(x['arm'], {})
-      by_time.setdefault(x['seconds'], []).append(x['loss'])
-  points = []
+      by_time.setdefault(x['time'], []).append(x['loss'])
   for arm, by_time in groups.items():
     times = sorted(by_time)
     means = [statistics.fmean(by_time[x]) for x in times]
@@ -183,8 +192,9 @@ def _pareto(
       capsize=3,
       label=arm,
     )
-    points += zip(times, means, strict=True)
-  front = front_of(points)
+  front = [(x['time'], x['loss']) for x in found['front']]
+  if not front:
+    return
   axes.plot(
     *zip(*front, strict=True),
     color='gray',
@@ -198,12 +208,3 @@ def _pareto(
     *zip(*front, strict=True), s=120, facecolors='none', edgecolors='gray'
   )
   axes.set_xlim(left=0)  # at equal time, arms differ by rounding only
-
-
-def front_of(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-  """The points (time, loss) that no other one beats in both, by time."""
-  front: list[tuple[float, float]] = []
-  for time, loss in sorted(points):
-    if not front or loss < front[-1][1]:
-      front.append((time, loss))
-  return front

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from td_flax import artifacts
 from td_flax.compare import plots, statistics
-from td_flax.compare.figures import CONTROLS
+from td_flax.compare.figures import CONTROLS, DIVERGED, OWN_GEOMETRY
 from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
 
 
@@ -42,19 +42,31 @@ def write(
   """
   text = json.dumps({**about, **found}, indent=1, allow_nan=False) + '\n'
   artifacts.write_atomically(folder / 'report.json', text.encode())
-  artifacts.write_atomically(folder / 'report.md', markdown(found).encode())
-  plots.draw(folder, found)
+  drawn = plots.draw(folder, found)
+  page = markdown(found)
+  if drawn:
+    images = '\n'.join(f'![{name}]({name}.png)' for name in drawn)
+    page += f'\n## Plots\n\n{images}\n'
+  artifacts.write_atomically(folder / 'report.md', page.encode())
 
 
 def markdown(found: dict[str, Any]) -> str:
-  """The report as a page of text."""
+  """The report as a page of text, without plots."""
   lines = [f'# Comparison `{found["name"]}`', '']
   if not found['conclusive']:
     lines += [f'**INCONCLUSIVE: {found["inconclusive_because"]}.**', '']
+  if found['finished_runs'] < found['planned_runs']:
+    lines += [
+      '**UNFINISHED: a verdict that is looked for run after run is found too '
+      'often; what counts is said when all runs are done.**',
+      '',
+    ]
+  seeds = sorted({x['seed'] for x in found['runs']})
   lines += [
     f'Rests on {found["finished_runs"]} of {found["planned_runs"]} planned '
-    'runs. Losses are held out, at the end of training, in nats per predicted '
-    'token; ± is the sample deviation over seeds. Intervals are 95% '
+    f'runs, seeds {", ".join(map(str, seeds))}. Losses are held out, at the '
+    'end of training, in nats per predicted token; ± is the sample deviation '
+    'over seeds. Intervals are 95% '
     "intervals of the mean paired difference by Student's t.",
     '',
   ]
@@ -75,6 +87,8 @@ def markdown(found: dict[str, Any]) -> str:
     else:
       lines += [*_losses_table(protocol, figures), '']
       lines += _words(figures, conclusive=found['conclusive'])
+      if protocol == EQUAL_TIME:
+        lines += _worth(found)
       lines += _scores(figures, conclusive=found['conclusive'])
   return '\n'.join(lines) + '\n'
 
@@ -87,7 +101,8 @@ def _arms(found: dict[str, Any]) -> list[str]:
     '',
     f'Measured on {timing["device_kind"]}: plain BERT takes '
     f'{1e3 * timing["arms"][PLAIN]["seconds_per_step"]:,.1f} ms a step (median '
-    f'of {timing["rounds"]} interleaved turns; quartiles in brackets).',
+    f'of {timing["rounds"]} interleaved turns, ± its standard error; quartiles '
+    'in brackets). Compiling, evaluation, data and saving are in no time.',
     '',
     "| arm | changes | plain's FLOPs per row | plain's step time |",
     '|---|---|---|---|',
@@ -97,7 +112,8 @@ def _arms(found: dict[str, Any]) -> list[str]:
     low, high = timed['quartiles']
     lines.append(
       f'| {arm} | `{x["change"]}` | x {x["flops_per_row"] / plain:.3f} | '
-      f'x {timed["ratio"]:.3f} ({low:.3f} to {high:.3f}) |'
+      f'x {timed["ratio"]:.3f} ± {timed["error"]:.3f} ({low:.3f} to '
+      f'{high:.3f}) |'
     )
   return lines
 
@@ -167,10 +183,25 @@ def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   return lines
 
 
+def _worth(found: dict[str, Any]) -> list[str]:
+  """What an error of the step times would mean at equal time."""
+  worth = found['nats_per_percent_of_time']
+  if worth is None:
+    return []
+  return [
+    '',
+    'Step times have errors too, the same for all seeds of an arm, which no '
+    f'interval holds: 1% of one is worth {worth:.4f} nats here.',
+  ]
+
+
 def _verdicts(figures: Iterable[dict[str, Any]]) -> int:
   """How many differences to plain have one."""
   to_plain = [x['against'].get(PLAIN) for x in figures]
-  return sum(bool(x and x['verdict']) for x in to_plain)
+  return sum(
+    bool(x) and x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY)
+    for x in to_plain
+  )
 
 
 def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
@@ -228,6 +259,16 @@ def sentence(
       f'{arm}, {control}: one seed, so no interval and no verdict (difference '
       f'{scale.signed(x["mean"])}).'
     )
+  if x['verdict'] == DIVERGED:
+    return (
+      f'{arm}, {control}: not all runs reached their end, so no verdict '
+      f'(difference of those that did {scale.signed(x["mean"])}).'
+    )
+  if x['verdict'] == OWN_GEOMETRY:
+    return (
+      f'{arm}, {control}: one of them trains something else than plain BERT; '
+      'losses as plain BERT decide nothing, fine-tuning does (`scores`).'
+    )
   if x['verdict'] == 'not distinguishable':
     text = (
       f'{arm} is not distinguishable from {control} ({_interval(x, scale)}): '
@@ -246,20 +287,26 @@ def sentence(
 def _target(figures: dict[str, Any]) -> list[str]:
   """The table of times and FLOPs to plain's loss."""
   lines = [
-    "What an arm needs to reach plain's final loss, as a share of plain's: "
-    'between runs that end at each budget, linear in its logarithm. `<=` and '
-    '`>` say that the mean loss crosses below or above all budgets.',
+    "What an arm needs to reach plain's final loss for good, as a share of "
+    "plain's: between runs that end at each budget, linear in its logarithm. "
+    '`<=` and `>` say that the mean loss crosses below or above all budgets. '
+    'The interval is of the geometric mean over seeds.',
     '',
-    '| arm | n | time | of each seed | FLOPs | losses by share of the time |',
-    '|---|---|---|---|---|---|',
+    '| arm | n | time | 95% interval | of each seed | FLOPs | losses at shares '
+    'of the time |',
+    '|---' * 7 + '|',
   ]
   for arm, x in figures.items():
     losses = ', '.join(
       f'{point["time"]:.2f}: {point["loss"]:.4f}' for point in x['points']
     )
     seeds = ', '.join(_crossing(y['time']) for y in x['by_seed'].values())
+    interval = (
+      '{:.3f} to {:.3f}'.format(*x['interval']) if x['interval'] else ''
+    )
     lines.append(
-      f'| {arm} | {len(x["seeds"])} | {_crossing(x["time"])} | {seeds} | '
+      f'| {arm} | {len(x["seeds"])} | {_crossing(x["time"])} | {interval} | '
+      f'{seeds} | '
       f'{_crossing(x["flops_share"])} | {losses} |'
     )
   fewest = min(len(x['seeds']) for x in figures.values())

@@ -20,7 +20,7 @@ import ml_collections
 
 from td_flax import combinations, errors
 from td_flax import config as config_lib
-from td_flax.config import Config
+from td_flax.config import Config, DropConfig
 from td_flax.tasks import glue
 
 EXAMPLE = 'configs/compare/smoke.py'
@@ -36,7 +36,13 @@ SCORES = BLIMP, *glue.TASKS
 SCORED = EQUAL_STEPS, EQUAL_TIME
 # What an arm may change; the rest is the same for all arms, or the protocol's.
 _OWN = 'drop.', 'model.', 'optimizer.', 'train.'
-_NOT_OWN = 'train.num_steps', 'train.seed', 'train.init_from'
+_NOT_OWN = (
+  'train.num_steps',
+  'train.seed',
+  'train.init_from',
+  'train.batch_size',
+  'train.predicted_only_last_layer',
+)
 
 
 def _at_least(default: int, low: int) -> Any:
@@ -198,9 +204,7 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
   changes = {PLAIN: plain, **file.arms}
   arms = {name: _arm(base, name, text) for name, text in changes.items()}
   if RANDOM not in changes:
-    pairs = dict(_pairs(changes[file.reference]))
-    pairs |= {'drop.policy': 'random', 'drop.stages': ''}
-    text = shlex.join(f'{key}={value}' for key, value in pairs.items())
+    text = _at_random(changes[file.reference], arms[file.reference].drop)
     changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
   if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
     raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
@@ -236,6 +240,18 @@ def _arm(base: Config, name: str, text: Any) -> Config:
     return config_lib.with_changes(base, values)
   except errors.ConfigError as error:
     raise errors.ConfigError(f'arms.{name}: {error}') from None
+
+
+def _at_random(text: str, drop: DropConfig) -> str:
+  """The changes of an arm, with chance in place of its choice of tokens."""
+  pairs = dict(_pairs(text)) | {'drop.policy': 'random'}
+  if drop.stages:
+    pairs['drop.stages'] = re.sub(
+      r'policy=(?!none\b)\w+', 'policy=random', drop.stages
+    )
+  if drop.pool == 'weighted':  # by an importance that chance does not have
+    pairs['drop.pool'] = 'mean'
+  return shlex.join(f'{key}={value}' for key, value in pairs.items())
 
 
 def _pairs(text: Any) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What losses of several seeds say, and what they do not."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Collection, Sequence
@@ -84,22 +83,39 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
 def crossing(
   at: Sequence[float], losses: Sequence[float], target: float
 ) -> Crossing:
-  """Where losses first reach a target, linear in the log between neighbours.
+  """Where losses reach a target for good, linear in the log of the place.
+
+  A loss that is low by chance, and higher at the next place, reaches nothing.
 
   Args:
     at: ascending and positive, for example shares of a time.
     losses: there.
     target: is reached by a loss that is no larger.
   """
-  points = list(zip(at, losses, strict=True))
-  if losses[0] <= target:
+  above = [i for i, loss in enumerate(losses) if loss > target]
+  if not above:
     return Crossing('<=', at[0])
-  for (x0, y0), (x1, y1) in itertools.pairwise(points):
-    if y1 <= target:
-      part = (y0 - target) / (y0 - y1)
-      log = math.log(x0) + part * (math.log(x1) - math.log(x0))
-      return Crossing('=', math.exp(log))
-  return Crossing('>', at[-1])
+  last = above[-1]
+  if last == len(losses) - 1:
+    return Crossing('>', at[-1])
+  y0, y1 = losses[last : last + 2]
+  part = (y0 - target) / (y0 - y1)
+  low, high = map(math.log, at[last : last + 2])
+  return Crossing('=', math.exp(low + part * (high - low)))
+
+
+def crossing_interval(
+  crossings: Sequence[Crossing],
+) -> tuple[float, float] | None:
+  """The 95% interval of the geometric mean of one crossing a seed.
+
+  None where there are fewer than two, or one lies outside of what was run.
+  """
+  if len(crossings) < 2 or any(x.relation != '=' for x in crossings):
+    return None
+  logs = [math.log(x.at) for x in crossings]
+  found = paired(logs, [0.0] * len(logs))
+  return math.exp(found.low), math.exp(found.high)
 
 
 def unigram_loss(

@@ -11,16 +11,19 @@ import numpy as np
 
 from td_flax import artifacts, chips, errors, parallel, programs, step
 from td_flax import config as config_lib
+from td_flax.compare import machine as machine_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config
 from td_flax.data.vocabulary import SpecialIds
 
 FILE = 'timing.json'  # in the comparison's folder
+# What `machine` says of where it was written.
+_MACHINE = 'platform', 'device_kind', 'devices', 'machine', 'cores', 'jax'
 
 _SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 # A turn takes at least this long on plain BERT: the clock and the call that
 # starts a step then weigh little.
-_TURN_SECONDS = 0.3
+_TURN_SECONDS = 1.0
 
 
 class Arm:
@@ -100,11 +103,19 @@ def interleave(
 
 
 def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
-  """The median of the ratios of turns of the same round, and quartiles."""
+  """The ratios of turns of the same round.
+
+  Returns:
+    `ratio`, their median; `quartiles`; `error`, the standard error of the
+    median, from the quartiles as if the ratios were normal.
+  """
   ratios = np.array(one) / np.array(other)
+  low, high = np.percentile(ratios, [25, 75])
+  deviation = (high - low) / 1.349
   return {
     'ratio': float(np.median(ratios)),
-    'quartiles': np.percentile(ratios, [25, 75]).tolist(),
+    'quartiles': [float(low), float(high)],
+    'error': float((np.pi / 2 / len(ratios)) ** 0.5 * deviation),
   }
 
 
@@ -161,9 +172,7 @@ def measure(
   pace = float(np.median(totals[PLAIN]))
   timed = {name: ratio(total, totals[PLAIN]) for name, total in totals.items()}
   return {
-    'platform': engine.platform,
-    'device_kind': engine.kind,
-    'devices': engine.num_devices,
+    **machine(engine),
     'rounds': rounds,
     'steps_per_turn': steps,
     'arms': {
@@ -174,6 +183,22 @@ def measure(
       }
       for name, x in timed.items()
     },
+  }
+
+
+def machine(engine: parallel.Engine) -> dict[str, Any]:
+  """All that the same config's step times depend on.
+
+  Args:
+    engine: that maps the steps over devices.
+  """
+  return {
+    'platform': engine.platform,
+    'device_kind': engine.kind,
+    'devices': engine.num_devices,
+    'machine': machine_lib.cpu(),
+    'cores': machine_lib.cores(),
+    'jax': jax.__version__,
   }
 
 
@@ -215,7 +240,18 @@ def add(
     there: of `read`.
     found: of `measure`; arms that are there keep their times, so that a plan
       never changes.
+
+  Raises:
+    errors.CheckpointError: those that are there are of another machine.
   """
+  if there['arms']:
+    for key in _MACHINE:
+      if there.get(key) != found[key]:
+        raise errors.CheckpointError(
+          f'{file}: timed with {key}={there.get(key)!r}, and here it is '
+          f'{found[key]!r}: arms that are new cannot be compared with those '
+          'that are there; use another --workdir, or that machine'
+        )
   arms = found['arms'] | there['arms']
   for name in arms.keys() - there['arms'].keys():
     # In the seconds of the first measurement: ratios carry over, a noisy

@@ -179,7 +179,8 @@ def received(
 
   The sum over queries of the softmax weights, without what a token gives to
   itself, as a mean over heads (Zhao et al. 2022, FCA-BERT, section 3.1). In
-  blocks of queries: no [B, H, N, N] is held in memory.
+  blocks of queries: where N is a multiple of 128, no [B, H, N, N] is held in
+  memory.
   """
   n = query.shape[1]
   block = LANES if n % LANES == 0 else n

@@ -60,7 +60,7 @@ def main() -> None:
   if values['dry-run'].value:
     from td_flax.compare import overview
 
-    print(overview.text(settings, path, data_dir, values.jobs or 1))
+    print(overview.text(settings, path, data_dir, values.jobs))
     return
   from td_flax.workdir import Workdir
 
@@ -132,7 +132,7 @@ def _compare(
           for run in runs.finished(path, planned)
         ],
         planned=len(planned),
-        failed={run.folder: why for run, why in failed.items()},
+        failed=failed,
         unigram=unigram,
       )
       report.write(path, found, about)

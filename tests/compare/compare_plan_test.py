@@ -22,20 +22,24 @@ def make(arm='drop.policy=cumulative_loss', **changes):
   return settings.load(raw)
 
 
-def test_the_shallow_control_costs_about_what_the_reference_does():
-  arms = plan.arms(make(), V)
+@pytest.mark.parametrize('keep', [0.2, 0.25, 0.5, 0.75])
+def test_the_shallow_control_costs_what_the_reference_does(keep):
+  arms = plan.arms(make(f'drop.policy=cumulative_loss drop.keep={keep}'), V)
   assert list(arms) == ['plain', 'td', 'random', 'shallow']
   target = arms['td'].flops_per_row
   assert arms['random'].flops_per_row == target
   shallow = arms['shallow']
-  layers = shallow.config.model.num_layers
-  assert shallow.config.drop.policy == 'none'
-  assert shallow.change.endswith(f'model.num_layers={layers}')
-  off = abs(shallow.flops_per_row - target)
-  one_layer = (arms['plain'].flops_per_row - shallow.flops_per_row) / (
-    12 - layers
+  assert shallow.flops_per_row == pytest.approx(target, rel=2e-3)
+  layers, width = (
+    getattr(shallow.config.model, x) for x in ('num_layers', 'mlp_dim')
   )
-  assert off <= one_layer / 2
+  assert layers < 12
+  assert shallow.config.drop.policy == 'none'
+  assert shallow.change.endswith(
+    f'model.num_layers={layers} model.mlp_dim={width}'
+  )
+  # No other number of layers needs MLPs that are less changed.
+  assert 2 / 3 < width / arms['plain'].config.model.mlp_dim < 3 / 2
 
 
 def test_pretraining_that_goes_on_has_no_shallow_control():

@@ -1,6 +1,8 @@
 """The report on made-up runs: verdicts, partial comparisons, the plateau."""
 
 import json
+import math
+import re
 
 import pytest
 
@@ -19,6 +21,7 @@ TIMING = {
     name: {
       'ratio': ratio,
       'quartiles': [ratio, ratio],
+      'error': 0.01,
       'seconds_per_step': ratio,
     }
     for name, ratio in zip(ARMS, (1.0, 0.5, 0.5, 0.5), strict=True)
@@ -52,9 +55,9 @@ def all_runs(seeds):
   return runs
 
 
-def make(runs, unigram=6.0, failed=None):
+def make(runs, unigram=6.0, failed=None, td='drop.policy=random'):
   raw = settings.default()
-  raw.arms.td = 'drop.policy=random'
+  raw.arms.td = td
   raw.reference = 'td'
   arms = plan.arms(settings.load(raw), 1000)
   return figures.content(
@@ -82,7 +85,9 @@ def test_arms_are_worse_at_equal_steps_and_better_at_equal_time():
   assert td['time'] == 1.0
   assert td['against']['plain']['verdict'] == 'better'
   text = report.markdown(found)
-  assert 'Rests on 40 of 40 planned runs' in text
+  assert 'Rests on 40 of 40 planned runs, seeds 0, 1, 2, 3, 4.' in text
+  assert 'UNFINISHED' not in text
+  assert '| x 0.500 ± 0.010 (0.500 to 0.500) |' in text
   assert '- td is worse than plain by 0.2080 nats (+0.1' in text
   assert '- td is better than plain by 0.1920 nats (-0.2' in text
   assert '- td is not distinguishable from random (+0.0000 to +0.0000)' in text
@@ -99,8 +104,13 @@ def test_the_time_to_plains_loss_lies_between_two_budgets():
   assert found['td']['target'] == PLAIN
   assert found['td']['by_seed'][0]['time']['at'] == pytest.approx(0.5 * 2**0.5)
   assert found['plain']['time'] == {'relation': '=', 'at': pytest.approx(1.0)}
+  low, high = found['td']['interval']
+  seeds = [found['td']['by_seed'][i]['time']['at'] for i in (0, 1)]
+  assert low < min(seeds) < max(seeds) < high
+  assert low * high == pytest.approx(seeds[0] * seeds[1])
   text = report.markdown(make(all_runs(2)))
-  assert f'| td | 2 | {expected:.3f} | 0.707, 0.7' in text
+  interval = f'{low:.3f} to {high:.3f}'
+  assert f'| td | 2 | {expected:.3f} | {interval} | 0.707, 0.7' in text
 
 
 def test_an_arm_that_never_reaches_plain_says_so():
@@ -110,7 +120,7 @@ def test_an_arm_that_never_reaches_plain_says_so():
   found = make(runs)
   crossing = found['protocols']['time_to_target']['shallow']['time']
   assert crossing == {'relation': '>', 'at': 1.0}
-  assert '| shallow | 1 | > 1.000 |' in report.markdown(found)
+  assert '| shallow | 1 | > 1.000 |  |' in report.markdown(found)
 
 
 def test_few_seeds_are_preliminary_and_one_gives_no_verdict():
@@ -139,10 +149,11 @@ def test_plain_on_the_plateau_is_inconclusive():
 
 def test_a_part_of_the_runs_is_reported_as_such():
   runs = [x for x in all_runs(3) if x['seed'] < 2 or x['arm'] != 'td']
-  found = make(runs, failed={'td/100/seed2': 'no room'})
+  found = make(runs, failed={plan.Run('td', 100, 2): 'no room'})
   assert found['protocols']['equal_steps']['td']['against']['plain']['n'] == 2
   text = report.markdown(found)
   assert 'Rests on 22 of 40 planned runs' in text
+  assert '**UNFINISHED: ' in text
   assert '- failed: td/100/seed2: no room' in text
   none = make([])
   assert not none['conclusive']
@@ -157,6 +168,58 @@ def test_a_loss_that_is_not_finite_counts_for_nothing():
   found = make(runs)
   assert found['protocols']['equal_steps']['td']['seeds'] == [1]
   assert 'td/100/seed0: its loss is not finite' in report.markdown(found)
+
+
+@pytest.mark.parametrize('how', ['diverged', 'failed'])
+def test_an_arm_some_of_whose_runs_are_lost_has_no_verdict(how):
+  runs = all_runs(7)
+  lost = [plan.Run('td', 200, 5), plan.Run('td', 200, 6)]
+  if how == 'failed':
+    runs = [x for x in runs if (x['arm'], x['steps'], x['seed']) not in lost]
+    found = make(runs, failed=dict.fromkeys(lost, 'it diverged'))
+  else:
+    for x in runs:
+      if (x['arm'], x['steps'], x['seed']) in lost:
+        x['loss'] = None
+    found = make(runs)
+  td = found['protocols']['equal_time']['td']
+  assert td['diverged'] == [5, 6]
+  assert td['against']['plain']['n'] == 5
+  assert td['against']['plain']['verdict'] == 'runs diverged'
+  assert found['protocols']['equal_steps']['td']['diverged'] == []
+  text = report.markdown(found)
+  assert 'td, plain: not all runs reached their end, so no verdict' in text
+  assert 'td is better than plain' not in text
+  assert 'shallow is better than plain' in text
+  # A control that lost runs is no measure either.
+  random = found['protocols']['equal_time']['random']
+  assert random['against']['plain']['verdict'] == 'better'
+
+
+def test_arms_of_another_geometry_are_judged_by_scores_only():
+  found = make(scored(5), td='drop.policy=narrow')
+  assert found['arms']['td']['own_geometry']
+  assert not found['arms']['random']['own_geometry']
+  td = found['protocols']['equal_time']['td']
+  assert td['against']['plain']['verdict'] == 'see scores'
+  assert td['scores']['blimp']['against']['plain']['verdict'] == 'better'
+  assert found['protocols']['time_to_target']['td'] is None
+  assert 'td' not in {x['arm'] for x in found['front']}
+  text = report.markdown(found)
+  assert 'td, plain: one of them trains something else than plain BERT' in text
+  assert '- td is better than plain' not in text
+  assert '- blimp: td is better than plain' in text
+  staged = "drop.policy=random 'drop.stages=50% policy=narrow; rest'"
+  assert make([], td=staged)['arms']['td']['own_geometry']
+
+
+def test_an_error_of_the_time_is_told_in_nats():
+  found = make(all_runs(3))
+  # 0.4 nats from 100 to 200 steps.
+  expected = 0.01 * 0.4 / math.log(2)
+  assert found['nats_per_percent_of_time'] == pytest.approx(expected)
+  assert f'1% of one is worth {expected:.4f} nats' in report.markdown(found)
+  assert make(all_runs(0))['nats_per_percent_of_time'] is None
 
 
 def test_a_policys_own_loss_is_a_column():
@@ -238,12 +301,17 @@ def test_what_is_written_is_what_was_found(tmp_path):
   assert saved['command'] == 'x'
   assert len(saved['runs']) == 16
   assert saved['runs'][3]['time'] == 1.0
-  assert (tmp_path / 'report.md').read_text() == report.markdown(found)
+  page = (tmp_path / 'report.md').read_text()
+  assert page.startswith(report.markdown(found))
+  drawn = {x.name for x in tmp_path.glob('*.png')}
+  shown = set(re.findall(r'!\[\w+\]\((\w+\.png)\)', page))
+  assert shown == drawn
 
 
 def test_plots_are_drawn(tmp_path):
   pytest.importorskip('matplotlib', reason='needs the extra `plot`')
-  plots.draw(tmp_path, make(scored(2)))
+  drawn = plots.draw(tmp_path, make(scored(2)))
+  assert sorted(drawn) == sorted(x.stem for x in tmp_path.iterdir())
   names = sorted(x.name for x in tmp_path.iterdir())
   assert names == [
     'loss_flops.png',
@@ -255,5 +323,7 @@ def test_plots_are_drawn(tmp_path):
 
 
 def test_the_front_is_what_nothing_beats():
-  points = [(2.0, 3.0), (1.0, 4.0), (3.0, 3.5), (4.0, 2.0), (1.0, 5.0)]
-  assert plots.front_of(points) == [(1.0, 4.0), (2.0, 3.0), (4.0, 2.0)]
+  front = make(all_runs(1))['front']
+  # Shares of plain's time; all arms but plain take half of its seconds.
+  assert [(x['steps'], x['time']) for x in front] == [(100, 0.5), (200, 1.0)]
+  assert [x['loss'] for x in front] == [EQUAL, LATER]

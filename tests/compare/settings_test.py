@@ -29,12 +29,32 @@ def test_controls_belong_to_every_comparison():
   assert {x.checkpoint.keep for x in found.arms.values()} == {1}
 
 
-def test_the_random_control_has_no_parts():
-  stages = "'drop.stages=10% policy=none; rest keep=0.5'"
-  raw = make(arms={'td': f'drop.policy=frequency {stages}'})
-  found = settings.load(raw)
-  assert found.arms['td'].drop.stages == '10% policy=none; rest keep=0.5'
-  assert found.arms['random'].drop.stages == ''
+def test_the_random_control_has_the_parts_of_the_reference():
+  stages = "'drop.stages=10% policy=none; 30% policy=attention; rest keep=0.5'"
+  raw = make(arms={'td': f'drop.policy=cumulative_loss {stages}'})
+  found = settings.load(raw).arms
+  assert found['random'].drop.stages == (
+    '10% policy=none; 30% policy=random; rest keep=0.5'
+  )
+  assert found['random'].drop.policy == 'random'
+  assert found['plain'].drop.stages == ''
+
+
+def test_the_parts_may_be_those_of_the_base():
+  raw = make()
+  raw.base.drop.stages = '80%; rest policy=none'
+  found = settings.load(raw).arms
+  assert found['random'].drop.stages == '80%; rest policy=none'
+  assert found['plain'].drop.stages == ''
+
+
+def test_chance_has_no_weights_to_pool_by():
+  raw = make(arms={'td': 'drop.policy=attention drop.pool=weighted'})
+  found = settings.load(raw).arms
+  assert (found['td'].drop.pool, found['random'].drop.pool) == (
+    'weighted',
+    'mean',
+  )
 
 
 def test_a_control_of_the_file_is_taken():
@@ -71,6 +91,10 @@ def test_a_control_of_the_file_is_taken():
     (
       {'arms': {'td': 'train.num_steps=5'}},
       'arms.td: train.num_steps: cannot differ between arms',
+    ),
+    (
+      {'arms': {'td': 'train.batch_size=8'}},
+      'arms.td: train.batch_size: cannot differ between arms',
     ),
     (
       {'arms': {'td': 'data.files=x'}},

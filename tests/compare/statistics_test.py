@@ -61,6 +61,24 @@ def test_a_crossing_outside_says_so():
   assert statistics.crossing([0.5, 1.0], [3.0, 2.0], 1.0) == ('>', 1.0)
 
 
+def test_a_crossing_is_for_good():
+  # Low by chance at 0.25, above again at 0.5.
+  found = statistics.crossing([0.25, 0.5, 1.0], [2.9, 3.5, 2.5], 3.0)
+  assert found == ('=', pytest.approx(0.5**0.5))
+
+
+def test_the_interval_of_crossings_is_that_of_their_logarithms():
+  logs = np.array([-0.3, -0.2, -0.25])
+  crossings = [statistics.Crossing('=', x) for x in np.exp(logs)]
+  interval = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+  assert statistics.crossing_interval(crossings) == pytest.approx(
+    tuple(np.exp(interval))
+  )
+  assert statistics.crossing_interval(crossings[:1]) is None
+  outside = [*crossings, statistics.Crossing('>', 1.0)]
+  assert statistics.crossing_interval(outside) is None
+
+
 def test_the_unigram_loss_is_that_of_the_training_frequencies():
   counts = np.array([100, 100, 6, 2, 0])  # 2 special ids; one never seen
   rows = np.array([[0, 2, 2, 3, 1], [0, 2, 4, 1, 1]])

@@ -1,9 +1,10 @@
 """Step times: what is measured, and what of it is kept."""
 
+import numpy as np
 import pytest
 
 from td_flax import config as config_lib
-from td_flax import errors
+from td_flax import errors, parallel
 from td_flax.compare import timing
 
 
@@ -27,7 +28,20 @@ def test_turns_are_interleaved_and_the_first_round_is_not_counted():
 
 def test_a_ratio_is_the_median_over_rounds():
   found = timing.ratio([1.0, 4.0, 9.0], [1.0, 2.0, 3.0])
-  assert found == {'ratio': 2.0, 'quartiles': [1.5, 2.5]}
+  assert (found['ratio'], found['quartiles']) == (2.0, [1.5, 2.5])
+
+
+def test_the_error_of_a_ratio_is_that_of_the_median():
+  rng = np.random.default_rng(0)
+  rounds = 400
+  found = [
+    timing.ratio(rng.normal(1, 0.1, rounds), np.ones(rounds))
+    for _ in range(200)
+  ]
+  expected = np.std([x['ratio'] for x in found])
+  assert np.mean([x['error'] for x in found]) == pytest.approx(
+    expected, rel=0.15
+  )
 
 
 def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
@@ -54,7 +68,8 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
   twice = changed(plain, drop__policy='random', drop__consistency_every=4)
   found = timing.measure({'plain': plain, 'twice': twice}, 300, 1)
   assert found['arms']['twice']['ratio'] == pytest.approx(0.5 + 1 / 4)
-  assert (found['platform'], found['devices']) == ('cpu', 1)
+  assert found.items() >= timing.machine(parallel.make(plain.parallel)).items()
+  assert MACHINE.keys() <= found.keys()
 
 
 def test_a_step_is_timed(make_config):
@@ -65,8 +80,19 @@ def test_a_step_is_timed(make_config):
   assert all(x['seconds_per_step'] > 0 for x in found['arms'].values())
 
 
+MACHINE = {
+  'platform': 'cpu',
+  'device_kind': 'cpu',
+  'devices': 1,
+  'machine': 'one',
+  'cores': 2,
+  'jax': '0',
+}
+
+
 def measured(configs, **ratios):
   return {
+    **MACHINE,
     'rounds': 1,
     'arms': {
       name: {
@@ -95,6 +121,18 @@ def test_times_are_kept_and_added_to(make_config, tmp_path):
   assert both['arms']['a'] == first['arms']['a']
   assert both['arms']['b']['seconds_per_step'] == pytest.approx(3 * 0.75)
   assert timing.read(file, configs) == both
+
+
+@pytest.mark.parametrize('key', MACHINE)
+def test_times_of_another_machine_are_not_added_to(make_config, tmp_path, key):
+  file = tmp_path / 'timing.json'
+  plain = make_config()
+  configs = {'plain': plain, 'a': changed(plain, drop__policy='random')}
+  first = timing.add(file, {'arms': {}}, measured(configs, plain=1.0))
+  later = measured(configs, plain=1.0, a=0.5) | {key: 'another'}
+  with pytest.raises(errors.CheckpointError, match=f'timed with {key}='):
+    timing.add(file, first, later)
+  assert timing.read(file, configs) == first
 
 
 def test_times_of_another_comparison_are_refused(make_config, tmp_path):

@@ -6,9 +6,9 @@ and one or several cluster tokens, means or score-weighted means, stand for the
 rest (`drop.pool`, `drop.clusters`). They do so layer by layer in fine-tuning
 and inference; here it decides once, at the entry of the span, from the
 attention of its first layer over all tokens (computed for the scores only,
-without gradient). Different also: the predicted positions stay, dropped tokens
-come back behind the span as they entered it, and a cluster belongs to one
-document of a packed row.
+without gradient). Different also: [MASK] stays, dropped tokens come back behind
+the span as they entered it, and a cluster belongs to one document of a packed
+row.
 """
 
 from jaxtyping import Array, Float
