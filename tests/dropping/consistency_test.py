@@ -34,12 +34,23 @@ def test_no_gradient_flows_into_the_reference():
   np.testing.assert_array_equal(theirs, 0)
 
 
-@pytest.fixture(params=['post', 'pre'])
+@pytest.fixture(
+  params=[
+    ('post', 'cumulative_loss'),
+    ('pre', 'cumulative_loss'),
+    ('pre', 'frequency'),
+    ('post', 'random'),
+    ('post', 'random_ltd'),
+    ('pre', 'attention'),
+  ],
+  ids='-'.join,
+)
 def made(request, make_config, special):
+  norm, policy = request.param
   config = make_config(
-    drop__policy='cumulative_loss',
+    drop__policy=policy,
     drop__consistency_every=1,
-    model__norm=request.param,
+    model__norm=norm,
     model__init_stddev=0.3,
   )
   steps = step.Steps(config, 300, special, OneDevice(), consistent=True)

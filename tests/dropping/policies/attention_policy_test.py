@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from td_flax import errors, step
+from td_flax.data import masking
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
@@ -79,14 +80,74 @@ def test_no_square_of_scores_is_held_in_memory():
 
 
 @pytest.mark.parametrize('norm', ['post', 'pre'])
-def test_a_step_scores_by_the_first_narrow_layer(
-  make_config, make_rows, special, norm
-):
+def test_a_pass_by_hand(make_config, make_rows, special, norm):
   config = make_config(
     drop__policy='attention',
+    drop__first_layer=1,
+    drop__last_layer=2,
     drop__pool='weighted',
     drop__clusters=3,
+    model__num_layers=4,
     model__norm=norm,
+    model__init_stddev=0.3,
+  )
+  steps = step.Steps(config, 300, special, OneDevice())
+  model = steps._model()
+  ids = jnp.asarray(make_rows(4)).astype(jnp.int32)
+  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(4))
+  batch = steps._masked(config, ids, keys, False)
+  router = steps._router(batch, jnp.zeros(300), keys)
+  plan = steps.policy.plan(config)
+  found = model.encode(batch.ids, batch.segments, plan, router)
+
+  segments = batch.segments.segments
+  x = model.embed(batch.ids, batch.segments, None)
+  x = model.layers[0](x, segments, None, None, None)
+  # What layer 1, the first narrow one, would attend to.
+  read = model.layers[1].attention_norm(x) if norm == 'pre' else x
+  query, key = (
+    np.asarray(dense(read)).reshape(4, 32, 2, -1)
+    for dense in (
+      model.layers[1].attention.query,
+      model.layers[1].attention.key,
+    )
+  )
+  scores = np.einsum('bqhe,bmhe->bhqm', query, key) / query.shape[-1] ** 0.5
+  same = segments[:, None, :, None] == segments[:, None, None, :]
+  weights = np.asarray(jax.nn.softmax(jnp.where(same, scores, -jnp.inf), -1))
+  weights = weights.mean(1) * (1 - np.eye(32))
+  received = weights.sum(1)
+  pinned = np.isin(batch.ids, [special.cls, special.sep, special.mask])
+  order = np.argsort(-np.where(pinned, np.inf, received), axis=1)
+  kept = np.sort(order[:, : steps.config.num_kept], axis=1)
+
+  states, documents = [], []
+  for row, positions in enumerate(kept):
+    dropped = np.setdiff1d(np.arange(32), positions)
+    parts = np.arange(len(dropped)) * 3 // len(dropped)
+    y, y_documents = [*x[row, positions]], [*segments[row, positions]]
+    for part in range(3):
+      members = dropped[parts == part]
+      document = segments[row, members[0]]
+      members = members[segments[row, members] == document]
+      share = received[row, members] / received[row, members].sum()
+      y.append((share[:, None] * x[row, members]).sum(0))
+      y_documents.append(document)
+    states.append(jnp.stack(y))
+    documents.append(y_documents)
+  y, y_segments = jnp.stack(states), jnp.array(documents)
+  y = model.layers[1](y, y_segments, x, segments, None)
+  y = model.layers[2](y, y_segments, None, None, None)
+  rows = np.arange(4)[:, None]
+  x = x.at[rows, kept].set(y[:, : kept.shape[1]])
+  x = model.layers[3](x, segments, None, None, None)
+  expected = x if model.norm is None else model.norm(x)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_is_finite(make_config, make_rows, special):
+  config = make_config(
+    drop__policy='attention', drop__pool='weighted', drop__clusters=3
   )
   steps = step.Steps(config, 300, special, OneDevice())
   params = nnx.split(steps._model())[1]

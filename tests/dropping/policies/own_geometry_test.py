@@ -27,10 +27,13 @@ def masked(steps, rows):
   return steps._masked(steps.config, ids, keys, steps.policy.all_as_mask)
 
 
+@pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_narrow_computes_predicted_tokens_from_states_before_it(
-  make_config, make_rows, special
+  make_config, make_rows, special, norm
 ):
-  steps, params = make(make_config, special, 'narrow', drop__first_layer=2)
+  steps, params = make(
+    make_config, special, 'narrow', drop__first_layer=2, model__norm=norm
+  )
   p = steps.config.num_predicted
   assert steps.plan == (
     Span((0, 1)), Span((2, 3), p, cross_attend=2, restore=False),
@@ -47,6 +50,7 @@ def test_narrow_computes_predicted_tokens_from_states_before_it(
   y_ids = routing.take_ids(ids, batch.predicted.positions)
   for layer in (model.layers[2], model.layers[3]):
     y = layer(y, y_ids, x, ids, None)
+  y = y if model.norm is None else model.norm(y)
   np.testing.assert_allclose(found, model.predict(y), rtol=1e-5, atol=1e-5)
 
 

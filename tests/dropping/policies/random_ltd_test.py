@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from td_flax import step
 from td_flax.data import masking
@@ -56,3 +57,26 @@ def test_padding_is_drawn_last(make_config, make_rows, special):
 def test_any_number_of_tokens_can_be_kept(make_config, special):
   steps = make(make_config, special, drop__keep=2)
   assert steps.layer_tokens_kept < 0.5
+
+
+def test_a_pass_by_hand(make_config, make_rows, special):
+  steps = make(make_config, special, model__norm='pre')
+  model = steps._model()
+  ids = jnp.asarray(make_rows(3)).astype(jnp.int32)
+  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(3))
+  batch = steps._masked(steps.config, ids, keys, False)
+  router = steps._router(batch, jnp.zeros(300), keys)
+  plan = steps.policy.plan(steps.config)
+  found = model.encode(batch.ids, batch.segments, plan, router)
+  segments = batch.segments.segments
+  x = model.embed(batch.ids, batch.segments, None)
+  for span in plan:
+    layer = model.layers[span.layers[0]]
+    kept = jnp.broadcast_to(jnp.arange(32), (3, 32))
+    if span.keep is not None:
+      kept = router(span, x, None).positions
+    rows = jnp.arange(3)[:, None]
+    # Queries and keys are the layer's own tokens: the others are not there.
+    y = layer(x[rows, kept], segments[rows, kept], None, None, None)
+    x = x.at[rows, kept].set(y)
+  np.testing.assert_allclose(found, model.norm(x), rtol=1e-4, atol=1e-4)
