@@ -1,8 +1,13 @@
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from td_flax import step
+from td_flax.devices import OneDevice
 from td_flax.dropping import importance, policies
 from td_flax.dropping import plan as plans
 from td_flax.dropping.policies.base import Context
@@ -91,3 +96,28 @@ def test_specials_are_pinned_at_lookup_and_never_in_the_table(
   table = np.full(10, 10, np.float32)
   table[[2, 3, 4]] = 0.0  # as if they were the easiest of all
   assert {2, 3, 4} <= set(kept(policy, table, 5))
+
+
+def test_the_policy_of_the_documentation_runs(
+  make_config, make_rows, special, tmp_path, monkeypatch
+):
+  page = (pathlib.Path(__file__).parents[3] / 'docs/dropping.md').read_text()
+  ((name, code),) = re.findall(
+    r'The file `(\w+)\.py`.*?```python\n(.*?)```', page, re.DOTALL
+  )
+  (tmp_path / f'{name}.py').write_text(code)
+  folders = [*policies.__path__, str(tmp_path)]
+  monkeypatch.setattr(policies, '__path__', folders)
+  assert name in policies.names()
+  config = make_config(drop__policy=name)
+  steps = step.Steps(config, 300, special, OneDevice())
+  state = steps.init(np.zeros(300))
+  rows = make_rows(8)
+  rows[:, 5:12] = 77  # often in every row
+  ids = jnp.asarray(rows).astype(jnp.int32)
+  batch, share = steps.kept(state, ids, jnp.arange(8))
+  often = batch.ids == 77
+  assert share[often].mean() < 0.1 < 0.5 < share[~often].mean()
+  taken, figures = steps.train(state, jnp.asarray(rows))
+  assert np.isfinite(figures['loss_sum'])
+  assert taken.step == 1
