@@ -192,11 +192,6 @@ class OfHub(Pretrained):
     self._tokenizer = tokenizer.load(folder, where)
     self.fingerprint = self._tokenizer.fingerprint
 
-  def check(self, config: Config, fingerprint: str) -> None:
-    """Also refuses weights that cannot be read."""
-    super().check(config, fingerprint)
-    weights.read(self.folder)
-
   @property
   def tokenizer(self) -> Tokenizer:
     """The one in the folder."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -218,6 +219,17 @@ def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
   assert tuning.initial(fresh) is fresh
 
 
+def test_a_damaged_checkpoint_leaves_no_workdir(setup, engine, run, tmp_path):
+  config, task, found = setup()
+  state = run.path / 'checkpoints' / '10' / 'state'
+  for file in filter(pathlib.Path.is_file, state.rglob('*')):
+    file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(errors.CheckpointError, match='checkpoints/10') as error:
+    sweep.run(config, tmp_path / 'sweep', task, found, engine)
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'sweep').exists()
+
+
 def _bert(found, tokenizer):
   from td_flax.model import bert
 
@@ -245,3 +257,8 @@ def test_a_folder_of_hugging_face_starts_the_same(setup, engine, run, tmp_path):
     started.append(leaves.to_host(tuning.initial(fresh)))
   for name, array in started[0].items():
     np.testing.assert_array_equal(array, started[1][name])
+
+  (folder / 'model.safetensors').write_bytes(b'half of it')
+  with pytest.raises(errors.CheckpointError, match='cannot be read'):
+    sweep.run(config, tmp_path / 'sweep', task, theirs, engine)
+  assert not (tmp_path / 'sweep').exists()
