@@ -96,7 +96,9 @@ class Pretrained(abc.ABC):
       )
 
 
-def find(path: str, key: str, step: str = 'latest') -> Pretrained:
+def find(
+  path: str, key: str, step: str = 'latest', *, may_be_tuned: bool = False
+) -> Pretrained:
   """The model at `path`; its weights are read when they are asked for.
 
   Args:
@@ -104,9 +106,10 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
       Face; local or gs://.
     key: the config key or flag that errors name.
     step: of a workdir: `latest`, `best` (by held-out loss) or a number.
+    may_be_tuned: whether a fine-tuned run will do, whose head is a task's.
 
   Raises:
-    errors.ConfigError: it does not exist, or has no such step.
+    errors.ConfigError: it does not exist, has no such step, or was fine-tuned.
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
@@ -118,7 +121,14 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
     folder, step = folder.parents[1], folder.name
-  return OfRun(Workdir(folder), where, step)
+  found = OfRun(Workdir(folder), where, step)
+  if found.config.task.name and not may_be_tuned:
+    start = found.config.train.init_from or 'random weights'
+    raise errors.ConfigError(
+      f'{where}: was fine-tuned on {found.config.task.name}; give a pretrained '
+      f'model (this one started from {start})'
+    )
+  return found
 
 
 class OfRun(Pretrained):
