@@ -66,6 +66,14 @@ class Pretrained(abc.ABC):
       errors.CheckpointError: they are missing, damaged or of another model.
     """
 
+  @abc.abstractmethod
+  def check_head(self) -> None:
+    """Refuses a model that cannot predict masked tokens.
+
+    Raises:
+      errors.CheckpointError: it has no masked-LM head, or cannot be read.
+    """
+
   def check(self, config: Config, fingerprint: str) -> None:
     """Refuses weights that a run would misread.
 
@@ -176,6 +184,9 @@ class OfRun(Pretrained):
       )
     return loaded
 
+  def check_head(self) -> None:
+    """Finds nothing: pretraining always has one."""
+
   def params(self, initial: Any) -> Any:
     """The checkpoint's parameters, verified."""
     path = self.workdir.checkpoints / str(self.step)
@@ -201,6 +212,10 @@ class OfHub(Pretrained):
       )
     self._tokenizer = tokenizer.load(folder, where)
     self.fingerprint = self._tokenizer.fingerprint
+
+  def check_head(self) -> None:
+    """Looks for its tensors."""
+    weights.check_head(self.folder)
 
   @property
   def tokenizer(self) -> Tokenizer:

@@ -18,10 +18,11 @@ from td_flax.model.task_model import SPAN
 SAFE = 'model.safetensors'
 _TORCH = 'pytorch_model.bin'
 _ENCODER = ('embeddings.', 'encoder.')
+_HEAD = 'cls.predictions'
 _WORDS = 'bert.embeddings.word_embeddings.weight'
-_DECODER = 'cls.predictions.decoder.weight'
+_DECODER = f'{_HEAD}.decoder.weight'
 # Buffers, and copies of other tensors.
-_REDUNDANT = {'bert.embeddings.position_ids', 'cls.predictions.decoder.bias'}
+_REDUNDANT = {'bert.embeddings.position_ids', f'{_HEAD}.decoder.bias'}
 
 
 class Name(NamedTuple):
@@ -82,10 +83,9 @@ def names(model: ModelConfig, reads: str | None = None) -> Iterator[Name]:
     yield from norm(f'{ours}/attention_norm', first)
     yield from norm(f'{ours}/mlp_norm', second)
   if reads is None:
-    head = 'cls.predictions'
-    yield from dense('head/dense', f'{head}.transform.dense')
-    yield from norm('head/norm', f'{head}.transform.LayerNorm')
-    yield Name('head/bias', f'{head}.bias', is_vocab=True)
+    yield from dense('head/dense', f'{_HEAD}.transform.dense')
+    yield from norm('head/norm', f'{_HEAD}.transform.LayerNorm')
+    yield Name('head/bias', f'{_HEAD}.bias', is_vocab=True)
   else:
     yield from dense(
       'classifier', 'qa_outputs' if reads == SPAN else 'classifier'
@@ -164,6 +164,19 @@ def fill(
     arrays[name.ours] = np.ascontiguousarray(array)
   _report(folder, names(model, reads), absent, tensors)
   return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=folder)
+
+
+def check_head(folder: pathlib.Path) -> None:
+  """Refuses a folder without a masked-LM head.
+
+  Raises:
+    errors.CheckpointError: it has none, or cannot be read.
+  """
+  if not any(name.startswith(_HEAD) for name in read(folder)):
+    raise errors.CheckpointError(
+      f'{folder}: has no masked-LM head ({_HEAD}.*), so it cannot be scored; '
+      'pretrain it further, or fine-tune it'
+    )
 
 
 def _padded(
