@@ -26,6 +26,9 @@ _SAME_MODEL = frozenset({
   'scan_layers',
 })  # fmt: skip
 
+# Rows of an embedding behind the last id of its tokenizer, at most.
+_MAX_PADDING = bert.VOCAB_MULTIPLE
+
 
 class Pretrained(abc.ABC):
   """Weights, and what they are weights of.
@@ -206,11 +209,18 @@ class OfHub(Pretrained):
     self.where = where
     self.model = ModelConfig(**architecture.read(folder))
     self.fixed = architecture.FIXED
-    if tokenizer.find(folder) is None:
+    file = tokenizer.find(folder)
+    if file is None:
       raise errors.CheckpointError(
         f'{folder}: holds no tokenizer: none of {", ".join(tokenizer.FILES)}'
       )
     self._tokenizer = tokenizer.load(folder, where)
+    ids, rows = self._tokenizer.vocab_size, architecture.vocab_size(folder)
+    if not rows - _MAX_PADDING <= ids <= rows:
+      raise errors.CheckpointError(
+        f'{file}: has {ids:,} ids, but {architecture.FILE} has vocab_size='
+        f'{rows:,}: it is half-copied, or of another model'
+      )
     self.fingerprint = self._tokenizer.fingerprint
 
   def check_head(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from td_flax import errors, leaves, progress
 from td_flax.config import ModelConfig
+from td_flax.hub import architecture
 from td_flax.model.bert import padded_vocab
 from td_flax.model.task_model import SPAN
 
@@ -123,7 +124,7 @@ def fill(
     initial: the parameters of a fresh model on an `Encoder`; what the folder
       lacks of its heads and its pooler stays as it is.
     model: what they are parameters of.
-    vocab_size: ids of the tokenizer.
+    vocab_size: ids of the tokenizer, not more than the folder has rows.
     folder: of transformers.
     reads: of the task's head that is wanted too; None wants none.
 
@@ -135,6 +136,7 @@ def fill(
       has another shape, or has no place here.
   """
   arrays = leaves.to_host(initial)
+  rows = architecture.vocab_size(folder)
   model = dataclasses.replace(model, pooler='pooler/kernel' in arrays)
   tensors = _own_names(read(folder))
   decoder = tensors.pop(_DECODER, None)
@@ -155,7 +157,12 @@ def fill(
     tensor = tensors.pop(name.theirs).astype(np.float32)
     array = tensor.T if name.is_kernel else tensor
     if name.is_vocab:
-      array = _padded(array, vocab_size, folder, name)
+      if len(array) != rows:
+        raise errors.CheckpointError(
+          f'{folder}: {name.theirs} has {len(array):,} rows, but '
+          f'{architecture.FILE} has vocab_size={rows:,}'
+        )
+      array = _padded(array, vocab_size)
     if array.shape != arrays[name.ours].shape:
       raise errors.CheckpointError(
         f'{folder}: {name.theirs} has the shape {list(tensor.shape)}, which '
@@ -179,15 +186,7 @@ def check_head(folder: pathlib.Path) -> None:
     )
 
 
-def _padded(
-  array: np.ndarray, vocab_size: int, folder: pathlib.Path, name: Name
-) -> np.ndarray:
-  rows = len(array)
-  if rows < vocab_size:
-    raise errors.CheckpointError(
-      f'{folder}: {name.theirs} has {rows:,} rows, but its tokenizer has '
-      f'{vocab_size:,} ids'
-    )
+def _padded(array: np.ndarray, vocab_size: int) -> np.ndarray:
   # Rows behind the tokenizer's last id are padding: no text leads to them.
   padding = padded_vocab(vocab_size) - vocab_size
   array = array[:vocab_size]

@@ -147,6 +147,7 @@ def rewritten(path, change):
   safetensors.save_file(tensors, file)
 
 
+BIAS = 'cls.predictions.bias'
 KEY = 'bert.encoder.layer.1.attention.self.key.weight'
 
 
@@ -164,7 +165,7 @@ KEY = 'bert.encoder.layer.1.attention.self.key.weight'
       lambda x: x.update(
         {'bert.embeddings.word_embeddings.weight': np.ones((9, 32), np.float32)}
       ),
-      'has 9 rows, but its tokenizer has 600 ids',
+      'has 9 rows, but config.json has vocab_size=600',
     ),
     (
       lambda x: x.update(
@@ -180,6 +181,40 @@ def test_weights_of_another_shape_are_one_line(folder, bpe, change, problem):
   with pytest.raises(errors.CheckpointError, match=problem) as error:
     read_back(path, bpe)
   assert '\n' not in str(error.value)
+
+
+def with_rows(path, count):
+  """A folder whose embedding has so many rows, as its config.json says."""
+
+  def resize(tensors):
+    for name in ('bert.embeddings.word_embeddings.weight', BIAS):
+      tensors[name] = np.resize(
+        tensors[name], (count, *tensors[name].shape[1:])
+      )
+
+  rewritten(path, resize)
+  content = json.loads((path / 'config.json').read_text())
+  (path / 'config.json').write_text(json.dumps(content | {'vocab_size': count}))
+
+
+def test_a_few_rows_more_than_ids_are_padding(folder, bpe):
+  path, _, model = folder
+  with_rows(path, 728)
+  back, _ = read_back(path, bpe)
+  for name, array in arrays(model).items():
+    np.testing.assert_array_equal(array, arrays(back)[name])
+
+
+@pytest.mark.parametrize('rows', [599, 729])
+def test_a_tokenizer_of_another_size_is_one_line(folder, rows):
+  path, _, _ = folder
+  with_rows(path, rows)
+  with pytest.raises(errors.CheckpointError) as error:
+    pretrained.find(str(path), 'x')
+  assert str(error.value) == (
+    f'{path}/tokenizer.model: has 600 ids, but config.json has '
+    f'vocab_size={rows}: it is half-copied, or of another model'
+  )
 
 
 def cut(path):
