@@ -100,11 +100,16 @@ def test_a_grid_is_all_combinations(setup):
   ('grid', 'said'),
   [
     ('optimizer.learning_rate', 'must be KEY=VALUE,VALUE'),
-    ('data.sequence_length=8,16', 'must be KEY=VALUE,VALUE with a key of'),
+    ('data.sequence_length=8,16', r'must be one of optimizer\.\*, train\.ba'),
+    ('train.seed=0,1', 'train.seed: must be one of'),
+    ('train.num_steps=10', 'train.num_steps: must be one of'),
+    ('train.init_from=x', 'train.init_from: must be one of'),
+    ('model.num_layers=2', 'model.num_layers: must be one of'),
+    ('task.stride=8', 'task.stride: must be one of'),
     ('optimizer.learning_rat=1', 'did you mean optimizer.learning_rate'),
     ('train.batch_size=x', "train.batch_size='x': must be a whole number"),
     ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
-    ('model.scan_layers=1', 'model.scan_layers=1: must be true or false'),
+    ('model.dtype=float16', "model.dtype='float16': must be one of float32"),
     ('optimizer.learning_rate=-1', 'must be above 0'),
   ],
 )
