@@ -62,7 +62,7 @@ def report_attention(
 
 
 @contextlib.contextmanager
-def holding(
+def _holding(
   workdir: Workdir,
   config: Config,
   fingerprints: dict[str, str],
@@ -153,24 +153,34 @@ class Done(NamedTuple):
   speed: dict[str, float] | None
 
 
+@contextlib.contextmanager
 def run(
   config: Config,
   workdir: Workdir,
   engine: parallel.Engine,
   experiment: Experiment,
-) -> Done:
+  fingerprints: dict[str, str],
+  tokenizer: Tokenizer,
+) -> Iterator[Done]:
   """Trains to `train.num_steps`, from the newest checkpoint if there is one.
+
+  The folder is claimed once the parameters to start from are there, and held
+  until the caller has written what it makes of the result.
 
   Args:
     config: the experiment's.
-    workdir: claimed, and locked by process 0.
+    workdir: `check` found nothing against it.
     engine: maps its steps.
     experiment: what is learned.
+    fingerprints: of what the config does not pin down.
+    tokenizer: saved in the folder.
 
   Raises:
     errors.UserError: what stands in the way, in one line.
   """
-  return _Run(config, workdir, engine, experiment).run()
+  started = _Run(config, workdir, engine, experiment)
+  with _holding(workdir, config, fingerprints, tokenizer):
+    yield started.run()
 
 
 class _Run:
@@ -187,19 +197,27 @@ class _Run:
     self.workdir = workdir
     self.engine = engine
     self.experiment = experiment
-    self.checkpoints = checkpoint.Checkpoints(
-      workdir.checkpoints,
-      keep=config.checkpoint.keep,
-      keep_best=config.checkpoint.keep_best,
-    )
     self.window = metrics.Window()
     self._is_profiling = False
     # What a run remembers beside its state, stored in every checkpoint.
     self.memory: dict[str, float] = {}
     self.resumed_from: int | None = None
-    self.state = self._restored() or self._fresh()
     chip = chips.chip_of(engine.devices[0].device_kind)
     self.speed = Speed(peak_flops=chip and chip.peak_flops * engine.num_devices)
+    # Here, where nothing is written yet: weights to start from may be unusable.
+    is_new = not workdir.config_json.exists()
+    self.state = self._fresh() if is_new else None
+
+  def _open(self) -> None:
+    """Begins to use the folder."""
+    config, workdir = self.config, self.workdir
+    self.checkpoints = checkpoint.Checkpoints(
+      workdir.checkpoints,
+      keep=config.checkpoint.keep,
+      keep_best=config.checkpoint.keep_best,
+    )
+    state = self._restored() or self.state or self._fresh()
+    self.state = self.engine.place(state)
     self.writer = None
     if jax.process_index() == 0:
       self.writer = metrics.Writer(
@@ -218,16 +236,17 @@ class _Run:
     self.window = metrics.Window.from_json(memory.pop('window'))
     self.memory = memory
     progress.write_line(f'resuming from step {self.resumed_from}')
-    return self.engine.place(state)
+    return state
 
   def _fresh(self) -> TrainState:
     init, table = self.experiment.learner.init, self.experiment.table
     state = jax.device_get(init(table))
     params = self.experiment.initial(state.params)
-    return self.engine.place(dataclasses.replace(state, params=params))
+    return dataclasses.replace(state, params=params)
 
   def run(self) -> Done:
     """Trains, then closes everything."""
+    self._open()
     try:
       with preemption.StopRequest() as stop:
         self._loop(stop)
@@ -237,8 +256,10 @@ class _Run:
       self.checkpoints.close()
       if self.writer is not None:
         self.writer.close()
+    state = self.engine.fetch(self.state)
+    del self.state  # frees the devices
     return Done(
-      self.engine.fetch(self.state),
+      state,
       self.resumed_from,
       self.memory,
       self.speed.total(),

@@ -26,6 +26,9 @@ _SAME_MODEL = frozenset({
   'scan_layers',
 })  # fmt: skip
 
+# Rows of an embedding behind the last id of its tokenizer, at most.
+_MAX_PADDING = bert.VOCAB_MULTIPLE
+
 
 class Pretrained(abc.ABC):
   """Weights, and what they are weights of.
@@ -66,6 +69,14 @@ class Pretrained(abc.ABC):
       errors.CheckpointError: they are missing, damaged or of another model.
     """
 
+  @abc.abstractmethod
+  def check_head(self) -> None:
+    """Refuses a model that cannot predict masked tokens.
+
+    Raises:
+      errors.CheckpointError: it has no masked-LM head, or cannot be read.
+    """
+
   def check(self, config: Config, fingerprint: str) -> None:
     """Refuses weights that a run would misread.
 
@@ -96,7 +107,9 @@ class Pretrained(abc.ABC):
       )
 
 
-def find(path: str, key: str, step: str = 'latest') -> Pretrained:
+def find(
+  path: str, key: str, step: str = 'latest', *, may_be_tuned: bool = False
+) -> Pretrained:
   """The model at `path`; its weights are read when they are asked for.
 
   Args:
@@ -104,9 +117,10 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
       Face; local or gs://.
     key: the config key or flag that errors name.
     step: of a workdir: `latest`, `best` (by held-out loss) or a number.
+    may_be_tuned: whether a fine-tuned run will do, whose head is a task's.
 
   Raises:
-    errors.ConfigError: it does not exist, or has no such step.
+    errors.ConfigError: it does not exist, has no such step, or was fine-tuned.
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
@@ -118,7 +132,14 @@ def find(path: str, key: str, step: str = 'latest') -> Pretrained:
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
     folder, step = folder.parents[1], folder.name
-  return OfRun(Workdir(folder), where, step)
+  found = OfRun(Workdir(folder), where, step)
+  if found.config.task.name and not may_be_tuned:
+    start = found.config.train.init_from or 'random weights'
+    raise errors.ConfigError(
+      f'{where}: was fine-tuned on {found.config.task.name}; give a pretrained '
+      f'model (this one started from {start})'
+    )
+  return found
 
 
 class OfRun(Pretrained):
@@ -166,6 +187,9 @@ class OfRun(Pretrained):
       )
     return loaded
 
+  def check_head(self) -> None:
+    """Finds nothing: pretraining always has one."""
+
   def params(self, initial: Any) -> Any:
     """The checkpoint's parameters, verified."""
     path = self.workdir.checkpoints / str(self.step)
@@ -185,17 +209,23 @@ class OfHub(Pretrained):
     self.where = where
     self.model = ModelConfig(**architecture.read(folder))
     self.fixed = architecture.FIXED
-    if tokenizer.find(folder) is None:
+    file = tokenizer.find(folder)
+    if file is None:
       raise errors.CheckpointError(
         f'{folder}: holds no tokenizer: none of {", ".join(tokenizer.FILES)}'
       )
     self._tokenizer = tokenizer.load(folder, where)
+    ids, rows = self._tokenizer.vocab_size, architecture.vocab_size(folder)
+    if not rows - _MAX_PADDING <= ids <= rows:
+      raise errors.CheckpointError(
+        f'{file}: has {ids:,} ids, but {architecture.FILE} has vocab_size='
+        f'{rows:,}: it is half-copied, or of another model'
+      )
     self.fingerprint = self._tokenizer.fingerprint
 
-  def check(self, config: Config, fingerprint: str) -> None:
-    """Also refuses weights that cannot be read."""
-    super().check(config, fingerprint)
-    weights.read(self.folder)
+  def check_head(self) -> None:
+    """Looks for its tensors."""
+    weights.check_head(self.folder)
 
   @property
   def tokenizer(self) -> Tokenizer:

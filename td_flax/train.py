@@ -63,9 +63,10 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   workdir.check(config, fingerprints)
   if config.train.init_from and not workdir.config_json.exists():
     _initial(config).check(config, fingerprints['tokenizer'])
-  with loop.holding(workdir, config, fingerprints, packed.tokenizer):
-    pretraining = _Pretraining(config, packed, engine)
-    done = loop.run(config, workdir, engine, pretraining)
+  pretraining = _Pretraining(config, packed, engine)
+  with loop.run(
+    config, workdir, engine, pretraining, fingerprints, packed.tokenizer
+  ) as done:
     content = summary.make(
       config,
       pretraining.all_programs,

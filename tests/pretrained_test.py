@@ -102,6 +102,21 @@ def test_a_step_that_is_not_there_is_named(source):
     pretrained.find(str(source.path), '--checkpoint', '8')
 
 
+def test_a_fine_tuned_run_is_no_start(source, tokenizer):
+  config = config_lib.with_changes(
+    CONFIG, {'task.name': 'rte', 'train.init_from': 'runs/base'}
+  )
+  source.claim(config, {'tokenizer': 'aa', 'task': 'bb'}, tokenizer)
+  with pytest.raises(errors.ConfigError) as error:
+    find(source.path)
+  assert str(error.value) == (
+    f'train.init_from={str(source.path)!r}: was fine-tuned on rte; give a '
+    'pretrained model (this one started from runs/base)'
+  )
+  exported = pretrained.find(str(source.path), 'x', may_be_tuned=True)
+  assert exported.config.task.name == 'rte'
+
+
 def test_a_source_may_be_relative(source, monkeypatch):
   monkeypatch.chdir(source.checkpoints / '9')
   find(pathlib.Path()).check(CONFIG, 'aa')

@@ -12,6 +12,9 @@ import time
 import numpy as np
 import pytest
 import small_run
+from flax import nnx
+
+from td_flax.model import bert
 
 ROOT = pathlib.Path(__file__).parents[1]
 NUM_STEPS = 300
@@ -329,6 +332,30 @@ def test_training_can_start_from_another_runs_parameters(whole, workspace):
   assert summary(workdir)['first_eval_loss'] == expected
   assert summary(workdir)['layer_tokens_kept'] == 1
   assert list((workdir / 'profile').rglob('*.pb'))
+
+
+def test_damaged_weights_to_start_from_leave_no_workdir(
+  workspace, tmp_path, make_config, save_run
+):
+  from td_flax import errors, train
+  from td_flax.data import prepare
+
+  config = make_config(
+    data__files=str(workspace / 'corpus.txt'),
+    data__dir=str(tmp_path / 'packed'),
+    data__vocab_size=340,
+    train__init_from=str(tmp_path / 'source'),
+  )
+  packed = prepare.prepare(config.data, tmp_path / 'packed', num_workers=1)
+  size = packed.tokenizer.vocab_size
+  params = nnx.split(bert.Bert(config.model, size, nnx.Rngs(0)))[1]
+  source = save_run(tmp_path / 'source', config, packed.tokenizer, params)
+  state = source.checkpoints / '10' / 'state'
+  for file in filter(pathlib.Path.is_file, state.rglob('*')):
+    file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(errors.CheckpointError, match='checkpoints/10'):
+    train.train(config, tmp_path / 'continued')
+  assert not (tmp_path / 'continued').exists()
 
 
 def free_port():

@@ -10,8 +10,14 @@ from td_flax.data.word_piece import WordPiece
 
 TRAINED_KINDS = ('bpe', 'unigram')
 # In a folder of several, the first of these is taken: of a folder that we
-# exported, the SentencePiece model itself.
-FILES = (SentencePiece.file, WordPiece.file, word_piece.VOCAB)
+# exported, the SentencePiece model itself. Two are transformers' names for one.
+FILES = (
+  SentencePiece.file,
+  'spiece.model',
+  'sentencepiece.bpe.model',
+  WordPiece.file,
+  word_piece.VOCAB,
+)
 _VALID = (
   f'one of {", ".join(TRAINED_KINDS)} or the path of a SentencePiece model '
   '(.model), a WordPiece vocab.txt or tokenizer.json, or a folder with one'
@@ -31,7 +37,7 @@ def load(
       one of them.
     key: the config key that errors name.
     lowercase: whether a `vocab.txt` folds case, where no
-      `tokenizer_config.json` lies beside it.
+      `tokenizer_config.json` beside it says so.
 
   Raises:
     errors.ConfigError: there is no such file, or it cannot be read.
@@ -48,8 +54,8 @@ def load(
       f'{origin}: must be {_VALID} ({error.strerror})'
     ) from error
   if path.suffix == '.txt':
-    lowercase = word_piece.lowercase_of(path.parent, lowercase)
-    return WordPiece.from_vocab(content, origin, lowercase=lowercase)
+    options = word_piece.options_of(path.parent, lowercase=lowercase)
+    return WordPiece.from_vocab(content, origin, **options)
   return parse(path.name, content, origin)
 
 

@@ -20,6 +20,13 @@ from td_flax.data.vocabulary import PIECES, SpecialIds
 VOCAB = 'vocab.txt'
 _PREFIX = '##'  # of a piece that continues a word
 _MAX_WORD_CHARS = 100
+# transformers' tokenizers of these rules, and what `hub.fast_tokenizer` writes.
+_CLASSES = 'BertTokenizer', 'BertTokenizerFast', 'PreTrainedTokenizerFast'
+_OPTIONS = {
+  'lowercase': 'do_lower_case',
+  'strip_accents': 'strip_accents',
+  'chinese_words': 'tokenize_chinese_chars',
+}
 
 
 class WordPiece(vocabulary.Tokenizer):
@@ -100,9 +107,9 @@ class WordPiece(vocabulary.Tokenizer):
 
   @classmethod
   def from_vocab(
-    cls, content: bytes, origin: str, *, lowercase: bool
+    cls, content: bytes, origin: str, **options: Any
   ) -> 'WordPiece':
-    """From `vocab.txt`, a piece a line.
+    """From `vocab.txt`, a piece a line; `options` are those of the class.
 
     Raises:
       errors.DataError: it cannot be used.
@@ -113,7 +120,7 @@ class WordPiece(vocabulary.Tokenizer):
     except UnicodeDecodeError as error:
       raise errors.DataError(f'{origin}: is not UTF-8 ({error})') from None
     pieces = [line.removesuffix('\r') for line in lines]
-    return cls(pieces, origin, lowercase=lowercase)
+    return cls(pieces, origin, **options)
 
   @classmethod
   def from_json(cls, content: bytes, origin: str) -> 'WordPiece':
@@ -194,13 +201,41 @@ class WordPiece(vocabulary.Tokenizer):
     return (x.ids for x in encoded)
 
 
-def lowercase_of(folder: pathlib.Path, default: bool) -> bool:
-  """Whether a folder's `tokenizer_config.json` folds case."""
+def options_of(folder: pathlib.Path, *, lowercase: bool) -> dict[str, Any]:
+  """The rules of a `vocab.txt`, by the `tokenizer_config.json` beside it.
+
+  Args:
+    folder: of both.
+    lowercase: whether case is folded where nothing is said.
+
+  Returns:
+    Options of a `WordPiece`.
+
+  Raises:
+    errors.DataError: it is damaged, or of another kind of tokenizer.
+  """
+  path = folder / 'tokenizer_config.json'
+  if not path.exists():
+    return {'lowercase': lowercase}
   try:
-    saved = json.loads((folder / 'tokenizer_config.json').read_bytes())
-    return bool(saved.get('do_lower_case', default))
-  except (OSError, ValueError, AttributeError):
-    return default
+    saved = json.loads(path.read_bytes())
+    saved = {key: x for key, x in saved.items() if x is not None}
+  except (OSError, ValueError, AttributeError) as error:
+    raise errors.DataError(f'{path}: cannot be read ({error})') from None
+  kind = saved.get('tokenizer_class', _CLASSES[0])
+  if kind not in _CLASSES:
+    raise errors.DataError(
+      f'{path}: tokenizer_class={kind!r}: must be one of {", ".join(_CLASSES)}'
+    )
+  options = {'lowercase': lowercase}
+  for option, key in _OPTIONS.items():
+    if key in saved:
+      if not isinstance(saved[key], bool):
+        raise errors.DataError(
+          f'{path}: {key}={saved[key]!r}: must be true or false'
+        )
+      options[option] = saved[key]
+  return options
 
 
 def _library(origin: str) -> Any:

@@ -52,6 +52,7 @@ _DEFAULTS = {
   'intermediate_size': 3072,
   'max_position_embeddings': 512,
   'type_vocab_size': 2,
+  'vocab_size': 30_522,
   'hidden_act': 'gelu',
   'hidden_dropout_prob': 0.1,
   'attention_probs_dropout_prob': 0.1,
@@ -148,6 +149,21 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     'norm': _NORMS[kind],
     'activation': _ACTIVATIONS[saved['hidden_act']],
   }
+
+
+def vocab_size(folder: pathlib.Path) -> int:
+  """The rows of the word embedding that a `config.json` names.
+
+  Raises:
+    errors.CheckpointError: there is none, or it is damaged.
+  """
+  path = folder / FILE
+  try:
+    return int((_DEFAULTS | json.loads(path.read_bytes()))['vocab_size'])
+  except (OSError, ValueError, TypeError) as error:
+    raise errors.CheckpointError(
+      f'{path}: vocab_size: must be a whole number ({error})'
+    ) from error
 
 
 def describe(

@@ -143,7 +143,10 @@ def _tokenizer(tokenizer: Tokenizer) -> str:
 def _figures(run: Run) -> dict[str, Any]:
   config = run.config
   tokens = run.step * config.train.batch_size * config.data.sequence_length
-  rows = {
+  rows = {}
+  if config.train.init_from:
+    rows['started from'] = f'`{config.train.init_from}`'
+  rows |= {
     'text': f'`{config.data.files}`',
     'steps': f'{run.step:,} of {config.train.num_steps:,}',
     'rows per step': f'{config.train.batch_size:,}',

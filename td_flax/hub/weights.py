@@ -12,16 +12,18 @@ import numpy as np
 
 from td_flax import errors, leaves, progress
 from td_flax.config import ModelConfig
+from td_flax.hub import architecture
 from td_flax.model.bert import padded_vocab
 from td_flax.model.task_model import SPAN
 
 SAFE = 'model.safetensors'
 _TORCH = 'pytorch_model.bin'
 _ENCODER = ('embeddings.', 'encoder.')
+_HEAD = 'cls.predictions'
 _WORDS = 'bert.embeddings.word_embeddings.weight'
-_DECODER = 'cls.predictions.decoder.weight'
+_DECODER = f'{_HEAD}.decoder.weight'
 # Buffers, and copies of other tensors.
-_REDUNDANT = {'bert.embeddings.position_ids', 'cls.predictions.decoder.bias'}
+_REDUNDANT = {'bert.embeddings.position_ids', f'{_HEAD}.decoder.bias'}
 
 
 class Name(NamedTuple):
@@ -82,10 +84,9 @@ def names(model: ModelConfig, reads: str | None = None) -> Iterator[Name]:
     yield from norm(f'{ours}/attention_norm', first)
     yield from norm(f'{ours}/mlp_norm', second)
   if reads is None:
-    head = 'cls.predictions'
-    yield from dense('head/dense', f'{head}.transform.dense')
-    yield from norm('head/norm', f'{head}.transform.LayerNorm')
-    yield Name('head/bias', f'{head}.bias', is_vocab=True)
+    yield from dense('head/dense', f'{_HEAD}.transform.dense')
+    yield from norm('head/norm', f'{_HEAD}.transform.LayerNorm')
+    yield Name('head/bias', f'{_HEAD}.bias', is_vocab=True)
   else:
     yield from dense(
       'classifier', 'qa_outputs' if reads == SPAN else 'classifier'
@@ -123,7 +124,7 @@ def fill(
     initial: the parameters of a fresh model on an `Encoder`; what the folder
       lacks of its heads and its pooler stays as it is.
     model: what they are parameters of.
-    vocab_size: ids of the tokenizer.
+    vocab_size: ids of the tokenizer, not more than the folder has rows.
     folder: of transformers.
     reads: of the task's head that is wanted too; None wants none.
 
@@ -135,6 +136,7 @@ def fill(
       has another shape, or has no place here.
   """
   arrays = leaves.to_host(initial)
+  rows = architecture.vocab_size(folder)
   model = dataclasses.replace(model, pooler='pooler/kernel' in arrays)
   tensors = _own_names(read(folder))
   decoder = tensors.pop(_DECODER, None)
@@ -155,7 +157,12 @@ def fill(
     tensor = tensors.pop(name.theirs).astype(np.float32)
     array = tensor.T if name.is_kernel else tensor
     if name.is_vocab:
-      array = _padded(array, vocab_size, folder, name)
+      if len(array) != rows:
+        raise errors.CheckpointError(
+          f'{folder}: {name.theirs} has {len(array):,} rows, but '
+          f'{architecture.FILE} has vocab_size={rows:,}'
+        )
+      array = _padded(array, vocab_size)
     if array.shape != arrays[name.ours].shape:
       raise errors.CheckpointError(
         f'{folder}: {name.theirs} has the shape {list(tensor.shape)}, which '
@@ -166,15 +173,20 @@ def fill(
   return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=folder)
 
 
-def _padded(
-  array: np.ndarray, vocab_size: int, folder: pathlib.Path, name: Name
-) -> np.ndarray:
-  rows = len(array)
-  if rows < vocab_size:
+def check_head(folder: pathlib.Path) -> None:
+  """Refuses a folder without a masked-LM head.
+
+  Raises:
+    errors.CheckpointError: it has none, or cannot be read.
+  """
+  if not any(name.startswith(_HEAD) for name in read(folder)):
     raise errors.CheckpointError(
-      f'{folder}: {name.theirs} has {rows:,} rows, but its tokenizer has '
-      f'{vocab_size:,} ids'
+      f'{folder}: has no masked-LM head ({_HEAD}.*), so it cannot be scored; '
+      'pretrain it further, or fine-tune it'
     )
+
+
+def _padded(array: np.ndarray, vocab_size: int) -> np.ndarray:
   # Rows behind the tokenizer's last id are padding: no text leads to them.
   padding = padded_vocab(vocab_size) - vocab_size
   array = array[:vocab_size]

@@ -49,7 +49,7 @@ def find(path: str, flag: str, step: str = 'latest') -> pretrained.OfRun:
     errors.UserError: there is none.
   """
   found = pretrained.find(path, flag, step)
-  if not isinstance(found, pretrained.OfRun) or found.config.task.name:
+  if not isinstance(found, pretrained.OfRun):
     raise errors.ConfigError(
       f'{found.where}: must be the workdir of a pretraining'
     )

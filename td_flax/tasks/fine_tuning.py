@@ -94,9 +94,10 @@ def run(
   plan = task_model.plan(config.model, task.output)
   for length in lengths.choices(config):
     loop.report_attention(_as_long(config, length), engine, [plan])
-  with loop.holding(workdir, config, fingerprints, found.tokenizer):
-    tuning = _FineTuning(config, task, found, engine)
-    done = loop.run(config, workdir, engine, tuning)
+  tuning = _FineTuning(config, task, found, engine)
+  with loop.run(
+    config, workdir, engine, tuning, fingerprints, found.tokenizer
+  ) as done:
     params = engine.place(done.state.params)
     outputs = tuning.outputs(params, {**task.dev, **task.test})
     content = {

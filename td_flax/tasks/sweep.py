@@ -17,8 +17,16 @@ from td_flax.tasks import fine_tuning
 from td_flax.tasks.task import Task
 from td_flax.workdir import Workdir
 
-# What a point may change: neither the task nor what follows from it.
-_SECTIONS = 'optimizer.', 'train.', 'model.', 'task.epochs'
+# What a point may change beside the optimizer: nothing that the examples, the
+# seeds or the pretrained weights decide.
+_KEYS = (
+  'train.batch_size',
+  'train.microbatches',
+  'model.dropout',
+  'model.attention_dropout',
+  'model.dtype',
+  'task.epochs',
+)
 
 
 class Point(NamedTuple):
@@ -51,17 +59,20 @@ def points(config: Config) -> list[Point]:
 
 def _axis(axis: str) -> list[tuple[str, str]]:
   key, sign, values = axis.partition('=')
-  if not (sign and values and key.startswith(_SECTIONS)):
-    raise errors.ConfigError(
-      f'task.grid: {axis!r}: must be KEY=VALUE,VALUE with a key of the model, '
-      'the optimizer, train, or task.epochs'
-    )
+  if not (sign and values):
+    raise errors.ConfigError(f'task.grid: {axis!r}: must be KEY=VALUE,VALUE')
   return [(key, value.strip()) for value in values.split(',')]
 
 
 def _changed(config: Config, values: dict[str, str]) -> Config:
   """`config` with values as they would stand on a command line."""
   try:
+    for key in values:
+      config_lib.check_key(key)
+      if not (key.startswith('optimizer.') or key in _KEYS):
+        raise errors.ConfigError(
+          f'{key}: must be one of optimizer.*, {", ".join(_KEYS)}'
+        )
     typed = {key: config_lib.parse(key, text) for key, text in values.items()}
     return config_lib.with_changes(config, typed)
   except errors.ConfigError as error:

@@ -66,6 +66,9 @@ def main() -> None:
     name: pretrained.find(path, '--workdir', values.step)
     for name, path in _names(values.workdir).items()
   }
+  if set(values.suite) - {'glue'}:
+    for model in found.values():
+      model.check_head()
   tasks = []
   if 'glue' in values.suite:
     tasks = glue_suite.tasks_in(values.glue_dir, values.glue_tasks)

@@ -41,7 +41,9 @@ def main() -> None:
   from td_flax.hub import architecture, card, export
   from td_flax.model import bert, task_model
 
-  found = pretrained.find(values.workdir, '--workdir', values.step)
+  found = pretrained.find(
+    values.workdir, '--workdir', values.step, may_be_tuned=True
+  )
   if not isinstance(found, pretrained.OfRun):
     raise errors.ConfigError(
       f'{found.where}: is a folder of Hugging Face already'

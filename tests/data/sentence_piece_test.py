@@ -213,6 +213,15 @@ def test_an_unreadable_model_is_one_line(tmp_path, content, kind, problem):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('name', ['spiece.model', 'sentencepiece.bpe.model'])
+def test_names_of_transformers_are_found_in_a_folder(bpe, tmp_path, name):
+  (tmp_path / name).write_bytes(bpe.model)
+  assert tokenizer.load(tmp_path).fingerprint == bpe.fingerprint
+  (tmp_path / name).write_bytes(sentencepiece_model())
+  with pytest.raises(errors.DataError, match=r'\[PAD\] is missing'):
+    tokenizer.load(tmp_path)
+
+
 def test_a_truncated_model_is_refused(bpe, tmp_path):
   path = pathlib.Path(tmp_path, 'short.model')
   path.write_bytes(bpe.model[:-7])

@@ -137,6 +137,52 @@ def test_the_fingerprint_is_that_of_pieces_and_rules_alone(tmp_path, folded):
   assert beside.fingerprint == folded.fingerprint
 
 
+def beside(folder, **settings):
+  """A bare vocabulary with a tokenizer_config.json."""
+  (folder / 'vocab.txt').write_text('\n'.join(PIECES))
+  (folder / 'tokenizer_config.json').write_text(json.dumps(settings))
+  return folder
+
+
+@pytest.mark.parametrize(
+  ('settings', 'options'),
+  [
+    ({}, {}),
+    ({'strip_accents': None, 'tokenizer_class': 'BertTokenizer'}, {}),
+    ({'strip_accents': False}, {'strip_accents': False}),
+    ({'do_lower_case': False}, {'lowercase': False}),
+    ({'tokenize_chinese_chars': False}, {'chinese_words': False}),
+  ],
+)
+def test_rules_beside_a_vocabulary_are_followed(tmp_path, settings, options):
+  loaded = tokenizer.load(beside(tmp_path, **settings))
+  assert loaded.fingerprint == make(**options).fingerprint
+
+
+@pytest.mark.parametrize(
+  ('settings', 'problem'),
+  [
+    (
+      {'tokenizer_class': 'BertJapaneseTokenizer'},
+      "tokenizer_class='BertJapaneseTokenizer': must be one of BertTokenizer, "
+      'BertTokenizerFast, PreTrainedTokenizerFast',
+    ),
+    ({'strip_accents': 'no'}, "strip_accents='no': must be true or false"),
+  ],
+)
+def test_rules_that_are_not_berts_are_one_line(tmp_path, settings, problem):
+  with pytest.raises(errors.DataError) as caught:
+    tokenizer.load(beside(tmp_path, **settings))
+  file = tmp_path / 'tokenizer_config.json'
+  assert str(caught.value) == f'{file}: {problem}'
+
+
+def test_damaged_rules_beside_a_vocabulary_are_one_line(tmp_path):
+  (beside(tmp_path) / 'tokenizer_config.json').write_text('{"do_low')
+  with pytest.raises(errors.DataError, match=r'config\.json: cannot be read'):
+    tokenizer.load(tmp_path)
+
+
 def changed(path, change):
   saved = json.loads(path.read_bytes())
   change(saved)

@@ -29,6 +29,7 @@ def test_a_description_is_read_back(tmp_path, model):
   content = architecture.describe(model, 33, SpecialIds())
   (tmp_path / 'config.json').write_text(json.dumps(content))
   assert ModelConfig(**architecture.read(tmp_path)) == model
+  assert architecture.vocab_size(tmp_path) == 33
 
 
 def test_what_is_left_out_is_bert_base(tmp_path):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from flax import nnx
 from hub_models import TEXTS, logits, make_run, randomized, rows_of
 
+from td_flax import config as config_lib
 from td_flax import errors, leaves, pretrained
+from td_flax.data import word_piece
 from td_flax.hub import card, export
 from td_flax.model import bert
 
@@ -18,6 +21,9 @@ transformers = pytest.importorskip(
 )
 safetensors = pytest.importorskip(
   'safetensors.numpy', reason='needs the extra `hf`'
+)
+safetensors_torch = pytest.importorskip(
+  'safetensors.torch', reason='needs the extra `hf`'
 )
 
 pytestmark = pytest.mark.hf
@@ -104,6 +110,14 @@ def test_the_card_tells_what_was_trained(folder):
   assert '| held-out loss | 1.2500 nats' in text
   assert '| steps | 7 of 100 |' in text
   assert 'Case is folded' in text
+  assert 'started from' not in text
+
+
+def test_the_card_of_a_continued_run_tells_what_it_started_from(small, bpe):
+  config = config_lib.with_changes(small(), {'train.init_from': 'models/base'})
+  run = card.Run(config=config, step=7, eval_loss=None, summary=None)
+  text = card.write(run, config.model, bpe, num_params=9)
+  assert '| started from | `models/base` |' in text
 
 
 def test_a_folder_that_holds_something_is_left_alone(folder, bpe):
@@ -147,6 +161,7 @@ def rewritten(path, change):
   safetensors.save_file(tensors, file)
 
 
+BIAS = 'cls.predictions.bias'
 KEY = 'bert.encoder.layer.1.attention.self.key.weight'
 
 
@@ -164,7 +179,7 @@ KEY = 'bert.encoder.layer.1.attention.self.key.weight'
       lambda x: x.update(
         {'bert.embeddings.word_embeddings.weight': np.ones((9, 32), np.float32)}
       ),
-      'has 9 rows, but its tokenizer has 600 ids',
+      'has 9 rows, but config.json has vocab_size=600',
     ),
     (
       lambda x: x.update(
@@ -180,6 +195,40 @@ def test_weights_of_another_shape_are_one_line(folder, bpe, change, problem):
   with pytest.raises(errors.CheckpointError, match=problem) as error:
     read_back(path, bpe)
   assert '\n' not in str(error.value)
+
+
+def with_rows(path, count):
+  """A folder whose embedding has so many rows, as its config.json says."""
+
+  def resize(tensors):
+    for name in ('bert.embeddings.word_embeddings.weight', BIAS):
+      tensors[name] = np.resize(
+        tensors[name], (count, *tensors[name].shape[1:])
+      )
+
+  rewritten(path, resize)
+  content = json.loads((path / 'config.json').read_text())
+  (path / 'config.json').write_text(json.dumps(content | {'vocab_size': count}))
+
+
+def test_a_few_rows_more_than_ids_are_padding(folder, bpe):
+  path, _, model = folder
+  with_rows(path, 728)
+  back, _ = read_back(path, bpe)
+  for name, array in arrays(model).items():
+    np.testing.assert_array_equal(array, arrays(back)[name])
+
+
+@pytest.mark.parametrize('rows', [599, 729])
+def test_a_tokenizer_of_another_size_is_one_line(folder, rows):
+  path, _, _ = folder
+  with_rows(path, rows)
+  with pytest.raises(errors.CheckpointError) as error:
+    pretrained.find(str(path), 'x')
+  assert str(error.value) == (
+    f'{path}/tokenizer.model: has 600 ids, but config.json has '
+    f'vocab_size={rows}: it is half-copied, or of another model'
+  )
 
 
 def cut(path):
@@ -200,14 +249,11 @@ def cut(path):
   ],
 )
 def test_half_a_folder_is_one_line(folder, bpe, damage, problem):
-  path, config, _ = folder
+  path, _, _ = folder
   damage(path)
   with pytest.raises(errors.UserError, match=problem) as error:
     read_back(path, bpe)
   assert '\n' not in str(error.value)
-  # A run that would start from it says so before it claims its workdir.
-  with pytest.raises(errors.UserError, match=problem):
-    pretrained.find(str(path), 'x').check(config, bpe.fingerprint)
 
 
 def test_a_missing_head_and_pooler_start_at_random(folder, bpe, capsys):
@@ -287,16 +333,18 @@ def test_a_part_that_is_missing_is_named(folder, bpe):
     read_back(path, bpe)
 
 
-def test_half_precision_becomes_float32(folder, bpe):
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32(folder, bpe, dtype):
   path, _, model = folder
-  rewritten(
-    path,
-    lambda x: x.update({name: y.astype(np.float16) for name, y in x.items()}),
-  )
+  file = path / 'model.safetensors'
+  tensors = safetensors_torch.load_file(file)
+  halves = {name: x.to(dtype) for name, x in tensors.items()}
+  safetensors_torch.save_file(halves, file)
   back, _ = read_back(path, bpe)
   for name, array in arrays(back).items():
     assert array.dtype == np.float32
-    np.testing.assert_allclose(array, arrays(model)[name], atol=1e-3)
+    expected = torch.tensor(arrays(model)[name]).to(dtype).float().numpy()
+    np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize('activation', ['gelu', 'gelu_tanh'])
@@ -308,6 +356,35 @@ def test_both_activations_are_told_apart(small, bpe, tmp_path, activation):
   with torch.no_grad():
     expected = theirs.eval()(input_ids=torch.tensor(rows)).logits.numpy()
   np.testing.assert_allclose(logits(model, bpe, rows), expected, atol=1e-4)
+
+
+WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'abcdefghijklmnop']
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'unigram', 'wordpiece'])
+def test_the_exported_tokenizer_gives_the_same_ids(
+  small, bpe, unigram, tmp_path, kind
+):
+  pieces = [*WORDS, *(f'##{x}' for x in WORDS[5:])]
+  words = word_piece.WordPiece(pieces, 'x', lowercase=True)
+  tokenizer = {'bpe': bpe, 'unigram': unigram, 'wordpiece': words}[kind]
+  exported(tmp_path / 'hf', small(), tokenizer)
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
+  # Of a line under a title, unigram pieces in another order score the same.
+  lines = [line for text in TEXTS[:5] for line in text.split('\n')]
+  texts = [line for line in lines if any(map(str.isalpha, line))][:40]
+  for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
+    special = tokenizer.special
+    assert theirs(text).input_ids == [special.cls, *ids, special.sep]
+  found = pretrained.find(str(tmp_path / 'hf'), 'x')
+  assert found.tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def test_export_needs_no_torch(small, bpe, tmp_path, monkeypatch):
+  for name in ('torch', 'transformers'):
+    monkeypatch.setitem(sys.modules, name, None)
+  exported(tmp_path / 'hf', small(), bpe)
+  assert (tmp_path / 'hf' / 'model.safetensors').is_file()
 
 
 def test_a_pooler_is_left_out(tmp_path, small, bpe):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -99,11 +100,16 @@ def test_a_grid_is_all_combinations(setup):
   ('grid', 'said'),
   [
     ('optimizer.learning_rate', 'must be KEY=VALUE,VALUE'),
-    ('data.sequence_length=8,16', 'must be KEY=VALUE,VALUE with a key of'),
+    ('data.sequence_length=8,16', r'must be one of optimizer\.\*, train\.ba'),
+    ('train.seed=0,1', 'train.seed: must be one of'),
+    ('train.num_steps=10', 'train.num_steps: must be one of'),
+    ('train.init_from=x', 'train.init_from: must be one of'),
+    ('model.num_layers=2', 'model.num_layers: must be one of'),
+    ('task.stride=8', 'task.stride: must be one of'),
     ('optimizer.learning_rat=1', 'did you mean optimizer.learning_rate'),
     ('train.batch_size=x', "train.batch_size='x': must be a whole number"),
     ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
-    ('model.scan_layers=1', 'model.scan_layers=1: must be true or false'),
+    ('model.dtype=float16', "model.dtype='float16': must be one of float32"),
     ('optimizer.learning_rate=-1', 'must be above 0'),
   ],
 )
@@ -218,6 +224,17 @@ def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
   assert tuning.initial(fresh) is fresh
 
 
+def test_a_damaged_checkpoint_leaves_no_workdir(setup, engine, run, tmp_path):
+  config, task, found = setup()
+  state = run.path / 'checkpoints' / '10' / 'state'
+  for file in filter(pathlib.Path.is_file, state.rglob('*')):
+    file.write_bytes(file.read_bytes()[:-1])
+  with pytest.raises(errors.CheckpointError, match='checkpoints/10') as error:
+    sweep.run(config, tmp_path / 'sweep', task, found, engine)
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'sweep').exists()
+
+
 def _bert(found, tokenizer):
   from td_flax.model import bert
 
@@ -245,3 +262,8 @@ def test_a_folder_of_hugging_face_starts_the_same(setup, engine, run, tmp_path):
     started.append(leaves.to_host(tuning.initial(fresh)))
   for name, array in started[0].items():
     np.testing.assert_array_equal(array, started[1][name])
+
+  (folder / 'model.safetensors').write_bytes(b'half of it')
+  with pytest.raises(errors.CheckpointError, match='cannot be read'):
+    sweep.run(config, tmp_path / 'sweep', task, theirs, engine)
+  assert not (tmp_path / 'sweep').exists()

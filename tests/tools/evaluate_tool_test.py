@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from td_flax import errors
+from td_flax.data.vocabulary import SpecialIds
+from td_flax.hub import architecture
 from td_flax.tasks import glue_suite, report
 
 
@@ -92,6 +95,35 @@ def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
   assert glue_suite.tasks_in(str(tmp_path), []) == ['rte']
   with pytest.raises(errors.ConfigError, match='--glue_tasks=x: must be one'):
     glue_suite.tasks_in(str(tmp_path), ['x'])
+
+
+@pytest.mark.hf
+def test_a_model_without_a_masked_lm_head_is_not_scored(tmp_path, make_config):
+  safetensors = pytest.importorskip(
+    'safetensors.numpy', reason='needs the extra `hf`'
+  )
+  pytest.importorskip('tokenizers', reason='needs the extra `hf`')
+  pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a']
+  folder = tmp_path / 'hf'
+  folder.mkdir()
+  (folder / 'vocab.txt').write_text('\n'.join(pieces))
+  content = architecture.describe(make_config().model, 6, SpecialIds())
+  (folder / 'config.json').write_text(json.dumps(content))
+  words = np.zeros((6, 16), np.float32)
+  safetensors.save_file(
+    {'bert.embeddings.word_embeddings.weight': words},
+    folder / 'model.safetensors',
+  )
+  done = run(
+    f'--workdir={folder}',
+    '--suite=heldout',
+    '--text=embedded',
+    f'--output={tmp_path / "report"}',
+  )
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  assert f'{folder}: has no masked-LM head' in line
+  assert not (tmp_path / 'report').exists()
 
 
 @pytest.mark.parametrize(
