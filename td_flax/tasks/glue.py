@@ -52,7 +52,7 @@ TASKS = {
     ('sentence',),
     'label',
     _BINARY,
-    ('matthews', 'accuracy'),
+    ('matthews',),
     {'test': 'CoLA.tsv'},
     tfds_texts=('sentence',),
     names=('source', 'label', 'star', 'sentence'),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -51,29 +52,40 @@ def test_a_report_shows_models_side_by_side(tmp_path):
 
 
 def glue(deviation):
-  task = {'metric': 'matthews', 'mean': 0.25, 'deviation': deviation}
-  return {'tasks': {'cola': task}, 'average': 0.25, 'seeds': 3}
+  tasks = {'cola': {'matthews': 0.25}, 'mrpc': {'f1': 0.5, 'accuracy': 0.75}}
+  return {
+    'tasks': {
+      name: {
+        'official': list(means),
+        'figures': {
+          metric: {'mean': mean, 'deviation': deviation}
+          for metric, mean in means.items()
+        },
+      }
+      for name, means in tasks.items()
+    },
+    'average': 0.4375,
+    'seeds': 3,
+  }
 
 
 def test_a_report_is_drawn(tmp_path):
   pyplot = pytest.importorskip(
     'matplotlib.pyplot', reason='needs the extra `plot`'
   )
-  both = {
+  every = {
     name: suites | {'glue': glue(0.1)} for name, suites in RESULTS.items()
   }
-  of_glue = {name: {'glue': glue(None)} for name in RESULTS}
-  widths = []
-  for name, results in (('a', RESULTS), ('b', both), ('c', of_glue)):
-    report.write(tmp_path / name, results, {})
-    widths.append(pyplot.imread(tmp_path / name / 'report.png').shape[1])
-  assert widths[1] == 2 * widths[0] == 2 * widths[2]
-
-
-def test_held_out_text_alone_is_not_drawn(tmp_path):
-  alone = {'a': {'heldout': RESULTS['plain']['heldout']}}
-  report.write(tmp_path, alone, {})
-  assert not (tmp_path / 'report.png').exists()
+  widths = {}
+  for kind in ('all', 'heldout', 'blimp', 'glue'):
+    results = every
+    if kind != 'all':
+      results = {name: {kind: suites[kind]} for name, suites in every.items()}
+    report.write(tmp_path / kind, results, {})
+    drawn = pyplot.imread(tmp_path / kind / 'report.png')
+    widths[kind] = drawn.shape[1]
+  alone = widths.pop('blimp')
+  assert widths == {'all': 3 * alone, 'heldout': alone, 'glue': alone}
 
 
 def test_glue_is_a_table_of_means_and_deviations(tmp_path):
@@ -81,7 +93,43 @@ def test_glue_is_a_table_of_means_and_deviations(tmp_path):
   text = report.write(tmp_path, results, {})
   assert '## GLUE, dev, 3 seeds' in text
   assert '| cola (matthews) | 25.0 ± 1.2 | 25.0 |' in text
-  assert '| **average** | 25.0 | 25.0 |' in text
+  assert '| mrpc (f1) | 50.0 ± 1.2 | 50.0 |' in text
+  assert '| mrpc (accuracy) | 75.0 ± 1.2 | 75.0 |' in text
+  assert '| **average** | 43.8 | 43.8 |' in text
+
+
+def test_metrics_of_a_task_are_averaged_before_tasks(tmp_path, monkeypatch):
+  figures = {
+    'mnli': {'accuracy': 0.5, 'dev_mismatched/accuracy': 0.7, 'loss': 9},
+    'mrpc': {'f1': 0.8, 'accuracy': 0.9, 'loss': 9},
+    'cola': {'matthews': 0.1, 'loss': 9},
+  }
+
+  def run(config, path, task, found, engine):
+    means = {
+      name: {'mean': x, 'deviation': None}
+      for name, x in figures[path.name].items()
+    }
+    return {'points': [{'figures': means}]}
+
+  monkeypatch.setattr(glue_suite.sweep, 'run', run)
+  monkeypatch.setattr(glue_suite.fine_tuning, 'with_model', lambda x, _: x)
+  monkeypatch.setattr(
+    glue_suite,
+    'Sentences',
+    lambda config, _: types.SimpleNamespace(
+      metric=next(iter(figures[config.task.name]))
+    ),
+  )
+  model = types.SimpleNamespace(
+    model=types.SimpleNamespace(max_positions=32), source='x', tokenizer=None
+  )
+  found = glue_suite.evaluate(
+    model, None, tmp_path, 'x', list(figures), seeds=1, epochs=1.0
+  )
+  scores = {name: x['score'] for name, x in found['tasks'].items()}
+  assert scores == pytest.approx({'mnli': 0.6, 'mrpc': 0.85, 'cola': 0.1})
+  assert found['average'] == pytest.approx((0.6 + 0.85 + 0.1) / 3)
 
 
 def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
@@ -89,6 +137,9 @@ def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
   with pytest.raises(errors.ConfigError, match='holds no TASK'):
     glue_suite.tasks_in(str(tmp_path), [])
   (tmp_path / 'RTE' / 'train.tsv').touch()
+  with pytest.raises(errors.ConfigError, match=r'holds no RTE/dev\.tsv'):
+    glue_suite.tasks_in(str(tmp_path), [])
+  (tmp_path / 'RTE' / 'dev.tsv').touch()
   assert glue_suite.tasks_in(str(tmp_path), []) == ['rte']
   with pytest.raises(errors.ConfigError, match='--glue_tasks=x: must be one'):
     glue_suite.tasks_in(str(tmp_path), ['x'])
