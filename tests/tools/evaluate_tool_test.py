@@ -1,23 +1,116 @@
 """The command on two models, and its mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 import types
 
+import jax
 import pytest
+from flax import nnx
 
 from td_flax import errors
+from td_flax.data import sentence_piece
+from td_flax.model import bert
 from td_flax.tasks import glue_suite, report
+
+TEXTS = [f'some {i} words of text number {i * i}' for i in range(100)]
 
 
 def run(*arguments):
   return subprocess.run(
-    [sys.executable, '-m', 'td_flax.tools.evaluate', *arguments],
+    [sys.executable, '-m', 'td_flax.tools.evaluate', *map(str, arguments)],
     capture_output=True,
     text=True,
-    timeout=300,
+    env={key: x for key, x in os.environ.items() if key != 'XLA_FLAGS'},
+    timeout=600,
   )
+
+
+@pytest.fixture
+def models(tmp_path, make_config, save_run):
+  """Two workdirs with a checkpoint."""
+  tokenizer = sentence_piece.train(
+    TEXTS, kind='bpe', vocab_size=300, lowercase=True
+  )
+  config = make_config()
+  paths = []
+  for seed, name in enumerate(('one', 'two')):
+    net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(seed))
+    params = jax.device_get(nnx.split(net)[1])
+    made = save_run(tmp_path / name, config, tokenizer, params)
+    paths.append(str(made.path))
+  return paths
+
+
+def write_data(folder):
+  """A little of everything; returns the flags that name it."""
+  (folder / 'text.txt').write_text('\n\n'.join(TEXTS))
+  pairs = [
+    {
+      'sentence_good': text,
+      'sentence_bad': ' '.join(reversed(text.split())),
+      'UID': 'order',
+      'linguistics_term': 'words',
+      'field': 'syntax',
+    }
+    for text in TEXTS[:4]
+  ]
+  (folder / 'order.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
+  (folder / 'RTE').mkdir()
+  lines = ['index\tsentence1\tsentence2\tlabel']
+  for i, text in enumerate(TEXTS[:16]):
+    label = 'entailment' if i % 2 else 'not_entailment'
+    lines.append(f'{i}\t{text}\tnumber {i}\t{label}')
+  for split in ('train', 'dev'):
+    (folder / 'RTE' / f'{split}.tsv').write_text('\n'.join(lines))
+  return (
+    '--suite=glue,blimp,heldout',
+    f'--glue_dir={folder}',
+    f'--blimp_dir={folder}',
+    f'--text={folder}/text.txt',
+  )
+
+
+def test_two_models_from_checkpoints_to_a_report(tmp_path, models):
+  output = tmp_path / 'report'
+  arguments = (
+    f'--workdir={",".join(models)}',
+    *write_data(tmp_path),
+    '--seeds=1',
+    '--epochs=1',
+    f'--output={output}',
+  )
+  done = run(*arguments)
+  assert done.returncode == 0, done.stderr
+  assert (output / 'report.md').read_text().strip() == done.stdout.strip()
+  assert '| model | loss, nats per token |' in done.stdout
+  assert '| rte (accuracy) | ' in done.stdout
+  assert '## BLiMP, 4 pairs' in done.stdout
+  found = json.loads((output / 'report.json').read_text())
+  assert list(found['models']) == ['one', 'two']
+  for suites in found['models'].values():
+    assert suites['heldout']['loss'] == pytest.approx(5.7, abs=0.3)  # ln 300
+    assert suites['blimp']['overall'] in (0, 0.25, 0.5, 0.75, 1)
+    assert suites['glue']['average'] == suites['glue']['tasks']['rte']['mean']
+
+  # As an interruption of the second model's fine-tuning leaves it.
+  one, two = (
+    output / f'glue/{name}/rte/runs/seed0/summary.json'
+    for name in ('one', 'two')
+  )
+  two.unlink()
+  before = one.stat().st_mtime_ns
+  again = run(*arguments)
+  assert again.returncode == 0, again.stderr
+  assert again.stdout == done.stdout
+  assert one.stat().st_mtime_ns == before
+  assert two.exists()
+  pyplot = pytest.importorskip(
+    'matplotlib.pyplot', reason='needs the extra `plot`'
+  )
+  assert pyplot.imread(output / 'report.png').size
 
 
 RESULTS = {
