@@ -97,6 +97,97 @@ def test_glue_from_a_checkpoint_to_a_submission(tmp_path, pretrained):
   assert results['model'] == 'random weights'
 
 
+def tiny(model, workdir):
+  """The options that all tasks share."""
+  return (
+    f'--checkpoint={model}',
+    '--config.data.sequence_length=32',
+    '--config.task.epochs=1',
+    '--config.train.batch_size=8',
+    '--config.parallel.num_devices=1',
+    f'--workdir={workdir}',
+  )
+
+
+def figures_of(workdir):
+  """Of the only run."""
+  results = json.loads((workdir / 'results.json').read_text())
+  return results['best']['figures']
+
+
+def test_squad_from_a_checkpoint_to_predictions(tmp_path, pretrained):
+  context = '. '.join(TEXTS[:6])
+  items = [
+    {
+      'id': f'q{i}',
+      'question': 'what was it?',
+      'answers': [
+        {'text': word, 'answer_start': context.index(word)}
+        for word in ('film', 'a good film')
+      ],
+    }
+    for i in range(8)
+  ]
+  data = [{'paragraphs': [{'context': context, 'qas': items}]}]
+  for split in ('train', 'dev'):
+    path = tmp_path / f'{split}-v1.1.json'
+    path.write_text(json.dumps({'data': data}))
+  done = run(
+    '--config=configs/squad.py:v1.1',
+    *tiny(pretrained, tmp_path / 'squad'),
+    f'--config.data.task_dir={tmp_path}',
+    '--config.task.stride=8',
+    '--config.task.max_question=8',
+  )
+  assert done.returncode == 0, done.stderr
+  figures = figures_of(tmp_path / 'squad')
+  assert list(figures) == ['loss', 'exact', 'f1']
+  assert 0 <= figures['exact'] <= figures['f1'] <= 1
+  folder = tmp_path / 'squad' / 'predictions'
+  predicted, nbest = (
+    json.loads((folder / name).read_text())
+    for name in ('predictions.json', 'nbest_predictions.json')
+  )
+  assert list(predicted) == list(nbest) == [x['id'] for x in items]
+  assert all(text in context for text in predicted.values())
+  assert all(nbest[x][0]['text'] == text for x, text in predicted.items())
+
+
+def test_tagging_from_a_checkpoint_to_predictions(tmp_path, pretrained):
+  sentences = [text.split() for text in TEXTS[:8]]
+  tags = {'a': 'DET', 'the': 'DET', 'film': 'NOUN', 'year': 'NOUN'}
+  lines = []
+  for words in sentences:
+    for i, word in enumerate(words, 1):
+      columns = [i, word, '_', tags.get(word, 'X'), *'______']
+      lines.append('\t'.join(map(str, columns)))
+    lines.append('')
+  path = tmp_path / 'words.conllu'
+  path.write_text('\n'.join(lines) + '\n')
+  done = run(
+    '--config=configs/own_task.py:tag',
+    *tiny(pretrained, tmp_path / 'tag'),
+    *(f'--config.task.{split}={path}' for split in ('train', 'dev', 'test')),
+    '--config.task.label=upos',
+  )
+  assert done.returncode == 0, done.stderr
+  figures = figures_of(tmp_path / 'tag')
+  assert list(figures) == ['loss', 'accuracy', 'macro_f1']
+  assert all(0 <= figures[x] <= 1 for x in ('accuracy', 'macro_f1'))
+  for split in ('dev', 'test'):
+    text = (tmp_path / 'tag' / 'predictions' / f'{split}.tsv').read_text()
+    written = [
+      [line.split('\t') for line in block.splitlines()]
+      for block in text.split('\n\n')
+    ]
+    assert [[word for word, _ in block] for block in written] == sentences
+    assert {tag for block in written for _, tag in block} <= {
+      'DET',
+      'NOUN',
+      'X',
+    }
+
+
 def run_two_processes(*arguments):
   """The output of both when they have ended."""
   with socket.socket() as server:

@@ -44,11 +44,10 @@ def check_lengths(wanted: Scores, tokenizer: Tokenizer, longest: int) -> None:
   """
   if BLIMP not in wanted.names:
     return
-  from td_flax.tasks import blimp, scorer
+  from td_flax.tasks import blimp
 
-  for paradigm in blimp.read(wanted.blimp_dir, wanted.blimp_limit, 'blimp_dir'):
-    for sentences in zip(*paradigm.pairs, strict=True):
-      scorer.encode(tokenizer, list(sentences), longest)
+  paradigms = blimp.read(wanted.blimp_dir, wanted.blimp_limit, 'blimp_dir')
+  blimp.check_lengths(paradigms, tokenizer, longest)
 
 
 def missing(workdir: pathlib.Path, wanted: Scores) -> list[str]:

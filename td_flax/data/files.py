@@ -148,7 +148,7 @@ class FileBlock:
       )
     if self.text_field not in record:
       raise errors.DataError(
-        f'{where}: no field {self.text_field!r}; set data.text_field to one of '
+        f'{where}: no field {self.text_field!r}; set text_field to one of '
         f'{", ".join(record) or "its fields (it has none)"}'
       )
     text = record[self.text_field]

@@ -175,7 +175,7 @@ class TfdsBlock:
       if not isinstance(value, str):
         raise errors.DataError(
           f'{self.place(index)}: field {self.text_field!r} must be text, is a '
-          f'{type(value).__name__}; set data.text_field'
+          f'{type(value).__name__}; set text_field'
         )
       if '_START_' in value:
         value = _MARKERS.sub('\n', value).strip()
@@ -219,7 +219,7 @@ def find(
   found = _locate(spec, tfds_dir, key)
   if text_field not in found.fields:
     raise errors.ConfigError(
-      f'{key}: {spec}: no field {text_field!r}; set data.text_field to one of '
+      f'{key}: {spec}: no field {text_field!r}; set text_field to one of '
       f'{", ".join(found.fields) or "its fields (it has none)"}'
     )
   return TfdsSource(

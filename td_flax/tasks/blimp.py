@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from td_flax import errors, progress
-from td_flax.tasks.scorer import Scorer
+from td_flax.data.vocabulary import Tokenizer
+from td_flax.tasks import scorer as scoring
 
 _KEYS = ('sentence_good', 'sentence_bad', 'UID', 'linguistics_term', 'field')
 
@@ -24,12 +25,14 @@ class Paradigm:
   """One kind of contrast.
 
   Attributes:
+    file: where it stands, for messages.
     name: its `UID`.
     term: the phenomenon it belongs to, such as `island_effects`.
     field: of linguistics, such as `syntax`.
     pairs: (good, bad).
   """
 
+  file: str
   name: str
   term: str
   field: str
@@ -67,11 +70,13 @@ def _read(file: pathlib.Path, limit: int) -> Paradigm:
     raise errors.DataError(f'{file}: cannot be read: {error}') from error
   for number, line in enumerate(lines, 1):
     try:
-      good, bad, *kind = (json.loads(line)[key] for key in _KEYS)
-    except (ValueError, KeyError, TypeError) as error:
+      values = json.loads(line)
+      good, bad, *kind = (values[key] for key in _KEYS)
+      ''.join((good, bad, *kind)).encode()  # fails where one is not text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
       raise errors.DataError(
-        f'{file}:{number}: must be a JSON object with {", ".join(_KEYS)} '
-        f'({type(error).__name__}: {error})'
+        f'{file}:{number}: must be a JSON object with {", ".join(_KEYS)}, all '
+        f'of them text ({type(error).__name__}: {error})'
       ) from error
     pairs.append((good, bad))
     kinds.add(tuple(kind))
@@ -79,10 +84,33 @@ def _read(file: pathlib.Path, limit: int) -> Paradigm:
     raise errors.DataError(
       f'{file}: must hold pairs of one paradigm, but holds {len(kinds)}'
     )
-  return Paradigm(*kinds.pop(), tuple(pairs[: limit or None]))
+  return Paradigm(str(file), *kinds.pop(), tuple(pairs[: limit or None]))
 
 
-def evaluate(scorer: Scorer, paradigms: list[Paradigm]) -> dict[str, Any]:
+def check_lengths(
+  paradigms: list[Paradigm], tokenizer: Tokenizer, longest: int
+) -> None:
+  """Refuses sentences that have more tokens than a model positions.
+
+  Args:
+    paradigms: from `read`.
+    tokenizer: the model's.
+    longest: positions of the model, [CLS] and [SEP] among them.
+
+  Raises:
+    errors.DataError: names the file and the sentence.
+  """
+  for paradigm in paradigms:
+    try:
+      for sentences in zip(*paradigm.pairs, strict=True):
+        scoring.encode(tokenizer, list(sentences), longest)
+    except errors.DataError as error:
+      raise errors.DataError(f'{paradigm.file}: {error}') from None
+
+
+def evaluate(
+  scorer: scoring.Scorer, paradigms: list[Paradigm]
+) -> dict[str, Any]:
   """Accuracy per paradigm, phenomenon and field, and overall.
 
   Means are over paradigms, all of which count the same.

@@ -23,6 +23,8 @@ class Glue:
     tfds_texts: as `texts`, in TFDS.
     names: the columns of train.tsv and dev.tsv, which have no line of names.
     range: of a regression.
+    index: the column of test files that a submission repeats.
+    has_broken_rows: GLUE's own train.tsv and dev.tsv do.
   """
 
   folder: str
@@ -35,6 +37,8 @@ class Glue:
   tfds_texts: tuple[str, ...] = ('sentence1', 'sentence2')
   names: tuple[str, ...] | None = None
   range: tuple[float, float] | None = None
+  index: str = 'index'
+  has_broken_rows: bool = False
 
 
 DIAGNOSTIC = 'diagnostic'  # its own folder; in TFDS `glue/ax`
@@ -48,7 +52,7 @@ TASKS = {
     ('sentence',),
     'label',
     _BINARY,
-    ('matthews', 'accuracy'),
+    ('matthews',),
     {'test': 'CoLA.tsv'},
     tfds_texts=('sentence',),
     names=('source', 'label', 'star', 'sentence'),
@@ -87,6 +91,8 @@ TASKS = {
     ('f1', 'accuracy'),
     {'test': 'QQP.tsv'},
     tfds_texts=('question1', 'question2'),
+    index='id',
+    has_broken_rows=True,
   ),
   'mnli': Glue(
     'MNLI',

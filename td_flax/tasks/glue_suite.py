@@ -1,6 +1,7 @@
 """GLUE as part of a report: fine-tuning on every task that is there."""
 
 import pathlib
+import statistics
 from typing import Any
 
 from td_flax import config as config_lib
@@ -38,7 +39,7 @@ def tasks_in(
       f'{key}={folder!r}: holds no TASK/train.tsv of GLUE, such as '
       'CoLA/train.tsv'
     )
-  for name in wanted:
+  for name in wanted or present:
     task = glue.TASKS[name]
     for split in ('train', *task.dev):
       file = f'{task.folder}/{split}.tsv'
@@ -69,8 +70,10 @@ def evaluate(
     epochs: of each run.
 
   Returns:
-    By task: `metric`, its `mean` and `deviation` over the seeds, and `figures`.
-    `average`: the mean over tasks of their means.
+    By task: `metric`, the first one, its `mean` and `deviation` over the seeds;
+    `figures`; `official`, the names of those that GLUE counts, and `score`,
+    the mean of their means. `average`: the mean of the tasks' scores, as GLUE
+    has it.
 
   Raises:
     errors.UserError: a file cannot be used.
@@ -87,11 +90,22 @@ def evaluate(
     content = sweep.run(config, workdir / name, task, found, engine)
     (point,) = content['points']
     figures = point['figures']
+    official = _official(glue.TASKS[name])
     results[name] = {
       'metric': task.metric,
       'mean': figures[task.metric]['mean'],
       'deviation': figures[task.metric]['deviation'],
       'figures': figures,
+      'official': official,
+      'score': statistics.fmean(figures[x]['mean'] for x in official),
     }
-  average = sum(x['mean'] for x in results.values()) / len(results)
+  average = statistics.fmean(x['score'] for x in results.values())
   return {'tasks': results, 'average': average, 'seeds': seeds}
+
+
+def _official(task: glue.Glue) -> list[str]:
+  """The figures that GLUE counts: all metrics of all dev splits."""
+  others = [
+    f'{split}/{metric}' for split in task.dev[1:] for metric in task.metrics
+  ]
+  return [*task.metrics, *others]

@@ -67,7 +67,7 @@ def _markdown(results: Results) -> str:
 
 
 def _glue(results: dict[str, Any]) -> list[str]:
-  """GLUE's tasks, one a line."""
+  """Every official metric of GLUE's tasks, one a line."""
   first = next(iter(results.values()))
   lines = [
     f'## GLUE, dev, {first["seeds"]} seeds',
@@ -76,16 +76,23 @@ def _glue(results: dict[str, Any]) -> list[str]:
     '|---|' + '---|' * len(results),
   ]
   for task, x in first['tasks'].items():
-    cells = []
-    for suite in results.values():
-      mean, deviation = (
-        suite['tasks'][task][key] for key in ('mean', 'deviation')
-      )
-      spread = '' if deviation is None else f' ± {100 * deviation:.1f}'
-      cells.append(f'{100 * mean:.1f}{spread}')
-    lines.append(f'| {task} ({x["metric"]}) | {" | ".join(cells)} |')
+    for name in x['official']:
+      cells = []
+      for suite in results.values():
+        figure = suite['tasks'][task]['figures'][name]
+        deviation = figure['deviation']
+        spread = '' if deviation is None else f' ± {100 * deviation:.1f}'
+        cells.append(f'{100 * figure["mean"]:.1f}{spread}')
+      lines.append(f'| {task} ({name}) | {" | ".join(cells)} |')
   averages = [x['average'] for x in results.values()]
-  return [*lines, _line('**average**', averages), '']
+  return [
+    *lines,
+    _line('**average**', averages),
+    '',
+    'The average is that of the tasks; a task with several metrics counts with '
+    'their mean.',
+    '',
+  ]
 
 
 def _line(name: str, accuracies: list[float]) -> str:
@@ -97,47 +104,62 @@ class _Panel(NamedTuple):
   """Bars of several models.
 
   Attributes:
-    title: what they show, in %.
+    title: what they show, and its unit.
     bars: by model and name.
     deviations: of the bars, where there are any.
     chance: what guessing gets; None where there is no such number.
+    most: the end of the axis; None if there is no largest number.
   """
 
   title: str
   bars: dict[str, dict[str, float]]
   deviations: dict[str, dict[str, float]]
   chance: float | None
+  most: float | None
 
 
 def _panels(results: Results) -> list[_Panel]:
-  """A panel for each suite that has more than one figure."""
+  """A panel for each suite."""
   panels = []
-  if all('blimp' in suites for suites in results.values()):
+  if all('heldout' in suites for suites in results.values()):
     bars = {
-      model: {'overall': suites['blimp']['overall'], **suites['blimp']['terms']}
+      model: {'loss': suites['heldout']['loss']}
       for model, suites in results.items()
     }
-    panels.append(_Panel('BLiMP accuracy, % (dashed: chance)', bars, {}, 50))
+    title = 'Held-out text, nats per token (less is better)'
+    panels.append(_Panel(title, bars, {}, None, None))
+  if all('blimp' in suites for suites in results.values()):
+    bars = {
+      model: _percent(
+        {'overall': suites['blimp']['overall'], **suites['blimp']['terms']}
+      )
+      for model, suites in results.items()
+    }
+    title = 'BLiMP accuracy, % (dashed: chance)'
+    panels.append(_Panel(title, bars, {}, 50, 100))
   if all('glue' in suites for suites in results.values()):
     bars, deviations = {}, {}
     for model, suites in results.items():
-      tasks = suites['glue']['tasks']
-      names = {task: f'{task} ({x["metric"]})' for task, x in tasks.items()}
-      bars[model] = {'average': suites['glue']['average']} | {
-        names[task]: x['mean'] for task, x in tasks.items()
+      figures = {
+        f'{task} ({name})': x['figures'][name]
+        for task, x in suites['glue']['tasks'].items()
+        for name in x['official']
       }
-      deviations[model] = {
-        names[task]: x['deviation'] or 0.0 for task, x in tasks.items()
-      }
-    panels.append(
-      _Panel('GLUE, dev, x 100 (lines: deviation)', bars, deviations, None)
-    )
+      means = {name: x['mean'] for name, x in figures.items()}
+      bars[model] = _percent({'average': suites['glue']['average'], **means})
+      deviations[model] = _percent(
+        {name: x['deviation'] or 0.0 for name, x in figures.items()}
+      )
+    title = 'GLUE, dev, x 100 (lines: deviation)'
+    panels.append(_Panel(title, bars, deviations, None, 100))
   return panels
 
 
+def _percent(figures: dict[str, float]) -> dict[str, float]:
+  return {name: 100 * x for name, x in figures.items()}
+
+
 def _plot(path: pathlib.Path, panels: list[_Panel]) -> None:
-  if not panels:
-    return
   try:
     import matplotlib as mpl
   except ImportError:
@@ -162,15 +184,15 @@ def _plot(path: pathlib.Path, panels: list[_Panel]) -> None:
       deviations = panel.deviations.get(model, {})
       axes.barh(
         places,
-        [100 * bars[name] for name in names],
+        [bars[name] for name in names],
         height,
-        xerr=[100 * deviations.get(name, 0.0) for name in names],
+        xerr=[deviations.get(name, 0.0) for name in names],
         label=model,
       )
     if panel.chance is not None:
       axes.axvline(panel.chance, color='black', linewidth=0.8, linestyle='--')
     axes.set_yticks(range(len(names)), [x.replace('_', ' ') for x in names])
-    axes.set_xlim(right=100)
+    axes.set_xlim(right=panel.most)
     axes.set_xlabel(panel.title)
   columns[0][0].legend(loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
   figure.tight_layout()

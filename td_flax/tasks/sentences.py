@@ -23,9 +23,13 @@ from td_flax.tasks.task import (
 
 
 class _Example(NamedTuple):
-  """One example as it was read; `label` None where it is not known."""
+  """One example as it was read; `label` None where it is not known.
+
+  `index` stands before its prediction.
+  """
 
   place: str
+  index: Any
   texts: tuple[str, ...]
   label: Any
 
@@ -50,7 +54,9 @@ class Sentences(Task):
     is_regression = self.name == 'regress' or bool(
       self._spec and not self._spec.labels
     )
-    self.labels = () if is_regression else self._known(examples['train'])
+    self.labels = (
+      () if is_regression else self._known(examples['train'], config.task.train)
+    )
     size = 1 if is_regression else len(self.labels)
     self.output = Output(FIRST, size, is_regression)
     if self._spec:
@@ -62,6 +68,9 @@ class Sentences(Task):
 
     length = config.data.sequence_length
     self._num_cut = 0
+    self._indices = {
+      name: [x.index for x in split] for name, split in examples.items()
+    }
     encoded = {
       name: Encoded(
         self._rows([x.texts for x in split], tokenizer, length),
@@ -83,15 +92,15 @@ class Sentences(Task):
   def _label_type(self) -> type:
     return np.float32 if self.output.is_regression else np.int32
 
-  def _known(self, train: list[_Example]) -> tuple[str, ...]:
+  def _known(self, train: list[_Example], path: str) -> tuple[str, ...]:
     """The labels there are, in the order of their numbers."""
     if self._spec:
       return self._spec.labels
     found = {str(x.label) for x in train}
     if len(found) < 2:
       raise errors.DataError(
-        f'task.train: all examples have the label {found.pop()!r}; a '
-        'classification needs two or more'
+        f'task.train={path!r}: all examples have the label {found.pop()!r}; '
+        'a classification needs two or more'
       )
     numeric = all(x.isdecimal() for x in found)
     return tuple(sorted(found, key=int if numeric else None))
@@ -157,9 +166,11 @@ class Sentences(Task):
   ) -> dict[str, str]:
     """A table `index, prediction`, as GLUE wants it submitted."""
     lines = ['index\tprediction']
-    for i, x in enumerate(self._predicted(logits)):
-      text = f'{x:.3f}' if self.output.is_regression else self.labels[x]
-      lines.append(f'{i}\t{text}')
+    form = '.3f' if self._spec else '.6g'
+    predicted = self._predicted(logits)
+    for index, x in zip(self._indices[split], predicted, strict=True):
+      text = format(x, form) if self.output.is_regression else self.labels[x]
+      lines.append(f'{index}\t{text}')
     file = f'{split}.tsv'
     if self._spec:
       file = self._spec.test.get(split, file)
@@ -200,18 +211,17 @@ def _glue(config: Config) -> dict[str, list[_Example]]:
     return root / folder / f'{name}.tsv'
 
   def split(name: str, *, labeled: bool) -> list[_Example]:
-    columns = (*spec.texts, spec.label) if labeled else spec.texts
-    return _examples(
-      tables.read(
-        place(name),
-        columns,
-        'data.task_dir',
-        names=spec.names if labeled else None,
-        skip_broken=True,  # QQP's own file has such lines
-      ),
-      spec.texts,
-      spec.label if labeled else None,
+    rows = tables.read(
+      place(name),
+      (*spec.texts, spec.label if labeled else spec.index),
+      'data.task_dir',
+      names=spec.names if labeled else None,
+      # A submission needs every row of a test file.
+      skip_broken=labeled and spec.has_broken_rows,
     )
+    if labeled:
+      return _examples(rows, spec.texts, spec.label)
+    return _examples(rows, spec.texts, None, spec.index)
 
   splits = {x: split(x, labeled=True) for x in ('train', *spec.dev)}
   for name in spec.test:
@@ -240,7 +250,7 @@ def _glue_of_tfds(config: Config, spec: glue.Glue) -> dict[str, list[_Example]]:
     # TFDS shuffles; a submission is in the order of GLUE's own file.
     rows.sort(key=lambda row: row.values['idx'])
     label = None if name in spec.test else 'label'
-    splits[name] = _examples(rows, spec.tfds_texts, label)
+    splits[name] = _examples(rows, spec.tfds_texts, label, 'idx')
   return splits
 
 
@@ -275,15 +285,27 @@ def _own(config: Config) -> dict[str, list[_Example]]:
 
 
 def _examples(
-  rows: list[tables.Row], texts: tuple[str, ...], label: str | None
+  rows: list[tables.Row],
+  texts: tuple[str, ...],
+  label: str | None,
+  index: str | None = None,
 ) -> list[_Example]:
+  """Examples of rows; without a column `index` they are numbered."""
   examples = []
-  for place, values in rows:
+  for number, (place, values) in enumerate(rows):
     for name in texts:
       if not isinstance(values[name], str):
         raise errors.DataError(
           f'{place}: {name!r} must be text, is {values[name]!r}'
         )
-    found = tuple(values[name] for name in texts)
-    examples.append(_Example(place, found, values[label] if label else None))
+    if label and values[label] == '':
+      raise errors.DataError(f'{place}: {label!r} is empty')
+    examples.append(
+      _Example(
+        place,
+        values[index] if index else number,
+        tuple(values[name] for name in texts),
+        values[label] if label else None,
+      )
+    )
   return examples

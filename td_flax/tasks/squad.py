@@ -136,10 +136,11 @@ class Squad(Task):
   ) -> dict[str, float]:
     """`f1` and `exact`; of v2.0 also by kind and with the best threshold."""
     del split  # there is one
-    nbest, odds = self._answers(logits)
+    nbest, nulls = self._answers(logits)
+    odds = _odds(nbest, nulls)
     answers = {x.id: [text for text, _ in x.answers] for x in self._questions}
     figures = squad_score.score(
-      self._predicted(nbest, odds), answers, by_kind=self._has_nulls
+      self._predicted(nbest, odds), answers, has_nulls=self._has_nulls
     )
     if self._has_nulls:
       best = {name: found[0].text for name, found in nbest.items()}
@@ -149,17 +150,23 @@ class Squad(Task):
   def predictions(
     self, split: str, logits: Float[np.ndarray, 'S 2 N']
   ) -> dict[str, str]:
-    """What SQuAD's evaluation reads, and the runners-up."""
+    """What SQuAD's evaluation reads, and the runners-up.
+
+    Of v2.0 no answer, '', is one of the runners-up.
+    """
     del split
-    nbest, odds = self._answers(logits)
-    files = {
-      'predictions.json': self._predicted(nbest, odds),
-      'nbest_predictions.json': {
-        name: _with_probabilities(found) for name, found in nbest.items()
-      },
-    }
+    nbest, nulls = self._answers(logits)
+    odds = _odds(nbest, nulls)
+    files = {'predictions.json': self._predicted(nbest, odds)}
     if self._has_nulls:
       files['null_odds.json'] = odds
+      nbest = {
+        name: sorted([*found, nulls[name]], key=lambda x: -x.score)
+        for name, found in nbest.items()
+      }
+    files['nbest_predictions.json'] = {
+      name: _with_probabilities(found) for name, found in nbest.items()
+    }
     return {name: json.dumps(x, indent=1) for name, x in files.items()}
 
   def _predicted(
@@ -173,8 +180,8 @@ class Squad(Task):
 
   def _answers(
     self, logits: Float[np.ndarray, 'S 2 N']
-  ) -> tuple[dict[str, list[_Answer]], dict[str, float]]:
-    """The best answers of each question, and the odds of there being none."""
+  ) -> tuple[dict[str, list[_Answer]], dict[str, _Answer]]:
+    """The best answers of each question, and that of there being none."""
     windows, count = self._dev, self._config.n_best
     begin, begin_logits = _largest(logits[:, 0], windows.begins, count)
     end, end_logits = _largest(logits[:, 1], windows.inside, count)
@@ -192,9 +199,10 @@ class Squad(Task):
         for value, place in zip(values, places, strict=True)
         if value > -np.inf
       ]
-    nulls = np.full(len(self._questions), np.inf)
-    np.minimum.at(nulls, windows.question, logits[:, 0, 0] + logits[:, 1, 0])
-    nbest, odds = {}, {}
+    # No answer counts as in the window that has the least of it: the last here.
+    falling = np.argsort(-logits[:, :, 0].sum(axis=1), kind='stable')
+    least = dict(zip(windows.question[falling], falling, strict=True))
+    nbest, nulls = {}, {}
     for i, question in enumerate(self._questions):
       offsets = self._offsets[question.context]
       found: dict[str, _Answer] = {}
@@ -210,10 +218,17 @@ class Squad(Task):
         )
         if len(found) == count:
           break
-      answers = list(found.values()) or [_Answer('', 0.0, 0.0)]
-      nbest[question.id] = answers
-      odds[question.id] = float(nulls[i]) - answers[0].score
-    return nbest, odds
+      nbest[question.id] = list(found.values()) or [_Answer('', 0.0, 0.0)]
+      null = logits[least[i], :, 0]
+      nulls[question.id] = _Answer('', *map(float, null))
+    return nbest, nulls
+
+
+def _odds(
+  nbest: dict[str, list[_Answer]], nulls: dict[str, _Answer]
+) -> dict[str, float]:
+  """By how much no answer beats the best one."""
+  return {name: nulls[name].score - x[0].score for name, x in nbest.items()}
 
 
 def _tokens(

@@ -1,6 +1,8 @@
 """Exact match and F1 of answers, as SQuAD's own evaluation counts them.
 
-Rajpurkar et al. 2016 (v1.1) and 2018 (v2.0, questions without an answer).
+Rajpurkar et al. 2016 (v1.1) and 2018 (v2.0, questions without an answer). The
+two differ in what articles and punctuation alone are worth: in v1.1 an answer
+like any other, without words that could be common; in v2.0 no answer.
 """
 
 import collections
@@ -26,38 +28,37 @@ def exact(predicted: str, gold: str) -> float:
 
 
 def f1(predicted: str, gold: str) -> float:
-  """F1 of the words that both have; of nothing, 1 with nothing, else 0."""
+  """F1 of the words that both have; 0 where no word is common."""
   found, there = normalize(predicted).split(), normalize(gold).split()
-  if not (found and there):
-    return float(found == there)
-  counts = collections.Counter(found) & collections.Counter(there)
-  return 2 * counts.total() / (len(found) + len(there))
+  common = (collections.Counter(found) & collections.Counter(there)).total()
+  return 2 * common / (len(found) + len(there)) if common else 0.0
 
 
 def score(
   predicted: Mapping[str, str],
   answers: Mapping[str, Sequence[str]],
   *,
-  by_kind: bool = False,
+  has_nulls: bool = False,
 ) -> dict[str, float]:
   """Figures from 0 to 1; the best of a question's answers counts.
 
   Args:
     predicted: an answer, or '' for none, by question.
     answers: all right ones; an empty list where there is none.
-    by_kind: also those of questions with and without an answer (v2.0).
+    has_nulls: by the rules of v2.0, not of v1.1.
 
   Returns:
-    `exact` and `f1`; by kind also `has_answer_exact`, `has_answer_f1` and
+    `exact` and `f1`; of v2.0 also `has_answer_exact`, `has_answer_f1` and
     `no_answer_exact`, 0 where there is no such question.
   """
   names = list(answers)
+  best = _best_or_null if has_nulls else _best
   exacts, f1s = (
-    np.array([_best(function, predicted[x], answers[x]) for x in names])
+    np.array([best(function, predicted[x], answers[x]) for x in names])
     for function in (exact, f1)
   )
   figures = {'exact': float(exacts.mean()), 'f1': float(f1s.mean())}
-  if not by_kind:
+  if not has_nulls:
     return figures
   has = np.array([bool(answers[x]) for x in names])
 
@@ -76,7 +77,7 @@ def best_threshold(
   answers: Mapping[str, Sequence[str]],
   null_odds: Mapping[str, float],
 ) -> dict[str, float]:
-  """What the best threshold on the odds of no answer would give.
+  """What the best threshold on the odds of no answer would give, in v2.0.
 
   Args:
     predicted: the best answer of every question.
@@ -84,7 +85,8 @@ def best_threshold(
     null_odds: a question has no answer where they exceed the threshold.
 
   Returns:
-    `best_exact`, `best_f1` and `best_f1_threshold`.
+    `best_exact` and `best_f1`, and `best_exact_thresh` and `best_f1_thresh`,
+    the thresholds that give them.
   """
   names = sorted(answers, key=lambda x: null_odds[x])
   # With the lowest threshold nothing is answered; each step answers one more.
@@ -92,21 +94,27 @@ def best_threshold(
   best = {}
   for name, function in (('exact', exact), ('f1', f1)):
     gains = [
-      _best(function, predicted[x], answers[x]) if answers[x] else -1.0
+      _best_or_null(function, predicted[x], answers[x]) if answers[x] else -1.0
       for x in names
     ]
     totals = unanswered + np.concatenate([[0], np.cumsum(gains)])
     at = int(np.argmax(totals))
     best[f'best_{name}'] = float(totals[at] / len(names))
-    if name == 'f1':
-      odds = null_odds[names[at - 1]] if at else null_odds[names[0]] - 1.0
-      best['best_f1_threshold'] = float(odds)
+    odds = null_odds[names[at - 1]] if at else null_odds[names[0]] - 1.0
+    best[f'best_{name}_thresh'] = float(odds)
   return best
 
 
 def _best(
   function: Callable[[str, str], float], predicted: str, answers: Sequence[str]
 ) -> float:
-  # An answer of articles and punctuation only cannot be matched by anything.
-  real = [x for x in answers if normalize(x)] or ['']
-  return max(function(predicted, x) for x in real)
+  return max((function(predicted, x) for x in answers), default=0.0)
+
+
+def _best_or_null(
+  function: Callable[[str, str], float], predicted: str, answers: Sequence[str]
+) -> float:
+  real = [x for x in answers if normalize(x)]
+  if not real:
+    return float(not normalize(predicted))
+  return _best(function, predicted, real)

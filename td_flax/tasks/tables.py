@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,8 @@ def read(
     columns: those that every row must have.
     key: the config key that errors name.
     names: of the columns of a file without a line of names.
-    skip_broken: leave rows without some of the `columns` out, with a warning.
+    skip_broken: leave rows without some of the `columns`, or with more fields
+      than there are columns, out, with a warning.
 
   Raises:
     errors.ConfigError: there is no such file, it is of no known kind, or a
@@ -64,21 +66,29 @@ def read(
     raise errors.DataError(f'{path}: is not UTF-8 ({error})') from error
   rows, broken = [], []
   for row in readers[path.suffix](path, text, columns, names):
-    missing = [x for x in columns if row.values.get(x) is None]
-    if not missing:
+    problem = _problem(row.values, columns)
+    if not problem:
       rows.append(row)
     elif not skip_broken:
-      raise errors.DataError(f'{row.place}: has no {missing[0]!r}')
+      raise errors.DataError(f'{row.place}: {problem}')
     else:
       broken.append(row.place)
   if broken:
     progress.write_line(
-      f'warning: {path}: {len(broken)} incomplete rows are left out, the first '
-      f'at {broken[0]}'
+      f'warning: {path}: {len(broken)} broken rows are left out, the first at '
+      f'{broken[0]}'
     )
   if not rows:
     raise errors.DataError(f'{path}: holds no examples')
   return rows
+
+
+def _problem(values: dict[Any, Any], columns: Sequence[str]) -> str:
+  """What is broken about a row; '' if nothing."""
+  if None in values:
+    return 'has more fields than there are columns'
+  missing = [x for x in columns if values.get(x) is None]
+  return f'has no {missing[0]!r}' if missing else ''
 
 
 def read_tfds(
@@ -117,8 +127,8 @@ def _separated(
       )
   for number, fields in lines:
     if fields and fields != ['']:
-      values = dict(zip(names, fields, strict=False))
-      yield Row(f'{path}:{number}', values)
+      # What is too many has the name None, what lacks the value None.
+      yield Row(f'{path}:{number}', dict(itertools.zip_longest(names, fields)))
 
 
 def _fields(path: pathlib.Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -128,6 +138,8 @@ def _fields(path: pathlib.Path, text: str) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(text.split('\n'), 1):
       yield number, line.removesuffix('\r').split('\t')
     return
+  # No field is too long, such as a whole document.
+  csv.field_size_limit(max(csv.field_size_limit(), len(text)))
   reader = csv.reader(io.StringIO(text, newline=''), strict=True)
   number = 1
   try:
@@ -151,7 +163,14 @@ def _json_lines(
     place = f'{path}:{number}'
     try:
       values = json.loads(line)
-    except ValueError as error:
+      # JSON can spell half a character, UTF-8 cannot.
+      json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+      raise errors.DataError(
+        f'{place}: holds half a surrogate pair, '
+        f'\\u{ord(error.object[error.start]):04x}'
+      ) from error
+    except (ValueError, RecursionError) as error:
       raise errors.DataError(f'{place}: is not JSON ({error})') from error
     if not isinstance(values, dict):
       raise errors.DataError(f'{place}: must be a JSON object')

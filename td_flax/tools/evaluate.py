@@ -75,6 +75,8 @@ def main() -> None:
   paradigms = None
   if 'blimp' in values.suite:
     paradigms = blimp.read(values.blimp_dir, values.limit)
+    for model in found.values():
+      blimp.check_lengths(paradigms, model.tokenizer, model.model.max_positions)
   engine = parallel.make(config.ParallelConfig())
   results = {name: {} for name in found}
   for name, model in found.items():

@@ -291,7 +291,7 @@ def test_utf16_is_recognised(tmp_path):
     ('["text"]', 'must be a JSON object, is a list'),
     (
       '{"body": "x", "id": 1}',
-      "no field 'text'.*data.text_field to .* body, id",
+      "no field 'text'; set text_field to .* body, id",
     ),
     ('{}', r'no field .*it has none'),
     ('{"text": 3, "body": "x"}', "'text' must be a string, is a int; .*: body"),

@@ -159,7 +159,7 @@ def test_a_tfrecord_folder_names_the_command(folder):
   ('spec', 'field', 'message'),
   [
     ('tfds:tiny_text@dev', 'text', "no split 'dev'; .* one of train, test"),
-    ('tfds:tiny_text', 'body', "no field 'body'; .*text_field to one of"),
+    ('tfds:tiny_text', 'body', "no field 'body'; set text_field to one of"),
   ],
 )
 def test_what_the_dataset_lacks_is_refused(prepared, spec, field, message):

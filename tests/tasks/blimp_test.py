@@ -60,6 +60,10 @@ def test_a_limit_takes_the_first_pairs(folder):
     ('', 'pairs of one paradigm, but holds 0'),
     ('{"sentence_good": "a"}', r"x\.jsonl:1: must be a JSON.*'sentence_bad'"),
     ('[1]', r'x\.jsonl:1: must be a JSON'),
+    (pair('a', 3), r'x\.jsonl:1: .*all of them text'),
+    (pair('a', 'b', term=['islands']), r'x\.jsonl:1: .*all of them text'),
+    (pair('a', '\ud800'), r'x\.jsonl:1: .*surrogates not allowed'),
+    ('[' * 100_000, r'x\.jsonl:1: must be a JSON'),
     (pair('a', 'b') + '\n{"sen', r'x\.jsonl:2: must be a JSON'),
     (pair('a', 'b') + '\n' + pair('a', 'b', 'y'), 'but holds 2'),
     (b'\xff\xfe\xff', 'cannot be read'),
@@ -71,6 +75,16 @@ def test_a_file_that_is_no_paradigm_is_one_line(tmp_path, content, problem):
   with pytest.raises(errors.DataError, match=problem) as error:
     blimp.read(str(tmp_path))
   assert '\n' not in str(error.value)
+
+
+def test_a_sentence_that_is_too_long_is_named(folder, tokenizer):
+  paradigms = blimp.read(str(folder))
+  blimp.check_lengths(paradigms, tokenizer, 40)
+  (folder / 'b.jsonl').write_text(pair('yes', 'no ' * 40))
+  with pytest.raises(
+    errors.DataError, match=r"b\.jsonl: 'no no .* has \d+ tok"
+  ):
+    blimp.check_lengths(blimp.read(str(folder)), tokenizer, 40)
 
 
 @pytest.mark.parametrize('name', ['.', 'nowhere'])

@@ -70,8 +70,11 @@ def write(root, task):
     if name == glue.DIAGNOSTIC:
       place = root / 'diagnostic'
       place.mkdir(exist_ok=True)
-    row = '\t'.join('text' if x in spec.texts else '7' for x in columns)
-    (place / f'{name}.tsv').write_text(f'{test}\n{row}\n{row}\n')
+    rows = [
+      '\t'.join('text' if x in spec.texts else index for x in columns)
+      for index in '73'
+    ]
+    (place / f'{name}.tsv').write_text('\n'.join([test, *rows, '']))
   return labels
 
 
@@ -128,13 +131,13 @@ def test_every_task_is_read_scored_and_written(make, tmp_path, tokenizer, name):
     header, *rows = written[file].splitlines()
     assert header == 'index\tprediction'
     shown = ['0.000', '1.500'] if name == 'stsb' else labels[:2]
-    assert rows == [f'{i}\t{x}' for i, x in enumerate(shown)]
+    assert rows == [f'7\t{shown[0]}', f'3\t{shown[1]}']
 
 
 def test_scores_of_similarity_stay_in_their_range(make, tmp_path):
   write(tmp_path, 'stsb')
   text = make('stsb').predictions('test', peaks(make('stsb'), [-1, 7.5]))
-  assert text['STS-B.tsv'].splitlines()[1:] == ['0\t0.000', '1\t5.000']
+  assert text['STS-B.tsv'].splitlines()[1:] == ['7\t0.000', '3\t5.000']
 
 
 def test_a_task_without_test_files_predicts_none(make, tmp_path):
@@ -197,6 +200,8 @@ def test_submissions_follow_the_file_that_tfds_shuffled(
     config, task=dataclasses.replace(config.task, name='cola')
   )
   task = sentences.Sentences(config, tokenizer)
+  written = task.predictions('test', peaks(task, [1, 0, 1]))
+  assert written['CoLA.tsv'].splitlines()[1:] == ['0\t1', '1\t0', '2\t1']
   for row, ids in zip(
     task.test['test'].ids, tokenizer.encode_batch(texts), strict=True
   ):
@@ -228,6 +233,8 @@ def test_own_files_have_own_columns_and_labels(make, tmp_path):
   numbers = make('regress', **files, **columns)
   assert numbers.output.is_regression
   assert numbers.train.labels[:, 0].tolist() == [10, 2, 10]
+  written = numbers.predictions('test', peaks(numbers, [0.00012345]))
+  assert written == {'test.tsv': 'index\tprediction\n0\t0.00012345\n'}
   assert numbers.score('dev', peaks(numbers, [10, 2, 10])) == {
     'pearson': pytest.approx(1),
     'spearman': pytest.approx(1),
@@ -262,6 +269,23 @@ def test_cutting_fills_the_room_and_spares_the_shorter_text(lengths, room):
         assert kept[i] >= kept[1 - i] - 1
 
 
+def test_only_rows_that_are_broken_in_glue_itself_are_left_out(
+  make, tmp_path, capsys
+):
+  for name in ('qqp', 'rte'):
+    write(tmp_path, name)
+    for split in ('train', 'dev', 'test'):
+      path = tmp_path / glue.TASKS[name].folder / f'{split}.tsv'
+      path.write_text(path.read_text() + '9\tbroken\n')
+  with pytest.raises(errors.DataError, match=r"train.tsv:6: has no 'sentence2"):
+    make('rte')
+  with pytest.raises(errors.DataError, match=r"test.tsv:4: has no 'question2'"):
+    make('qqp')
+  (tmp_path / 'QQP' / 'test.tsv').unlink()
+  assert len(make('qqp').train.ids) == 4
+  assert 'train.tsv: 1 broken rows are left out' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
   ('edit', 'said'),
   [
@@ -282,7 +306,8 @@ def test_mistakes_in_glue_are_one_line(make, tmp_path, edit, said):
   ('name', 'content', 'values', 'said'),
   [
     ('classify', None, {}, "task.train='': missing"),
-    ('classify', 'text,label\na,1\nb,1\n', {}, "have the label '1'"),
+    ('classify', 'text,label\na,1\nb,1\n', {}, r"x\.csv'.*have the label '1'"),
+    ('classify', 'text,label\na,1\nb,\n', {}, r"x\.csv:3: 'label' is empty"),
     ('regress', 'text,label\na,1\nb,x\n', {}, r":3: the label 'x' must be a"),
     ('regress', 'text,label\na,1\nb,nan\n', {}, 'must be a number'),
     ('classify', 'text,label\na,1\n', {'label': 'y'}, "has no column 'y'"),

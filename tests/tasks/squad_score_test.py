@@ -32,8 +32,8 @@ def test_answers_are_normalized(text, normal):
     ('a b b', 'b b c', 0, 4 / 5),  # `a` is an article
     ('x x', 'x', 0, 2 / 3),
     ('cat', 'dog', 0, 0),
-    ('', '', 1, 1),
-    ('the', '', 1, 1),
+    ('', '', 1, 0),
+    ('the', 'a', 1, 0),
     ('cat', '', 0, 0),
     ('', 'cat', 0, 0),
   ],
@@ -58,7 +58,7 @@ def test_questions_without_an_answer_want_none():
   figures = squad_score.score(
     {'a': 'cat', 'b': '', 'c': 'dog', 'd': ''},
     {'a': ['cat'], 'b': ['cat'], 'c': [], 'd': []},
-    by_kind=True,
+    has_nulls=True,
   )
   assert figures == {
     'exact': 0.5,
@@ -67,13 +67,29 @@ def test_questions_without_an_answer_want_none():
     'has_answer_f1': 0.5,
     'no_answer_exact': 0.5,
   }
-  assert squad_score.score({'a': ''}, {'a': []}, by_kind=True) == {
+  assert squad_score.score({'a': ''}, {'a': []}, has_nulls=True) == {
     'exact': 1,
     'f1': 1,
     'has_answer_exact': 0,
     'has_answer_f1': 0,
     'no_answer_exact': 1,
   }
+
+
+def test_versions_differ_in_answers_of_articles_alone():
+  predicted = {'a': 'the', 'b': 'a cat', 'c': ''}
+  answers = {'a': ['an'], 'b': ['the', 'dog'], 'c': ['a', 'dog']}
+  assert squad_score.score(predicted, answers) == {
+    'exact': pytest.approx(2 / 3),
+    'f1': 0,
+  }
+  figures = squad_score.score(predicted, answers, has_nulls=True)
+  assert figures['exact'] == figures['f1'] == pytest.approx(1 / 3)
+
+
+def test_without_a_right_answer_none_is_right():
+  figures = squad_score.score({'a': ''}, {'a': []})
+  assert figures == {'exact': 0, 'f1': 0}
 
 
 def test_the_best_threshold_is_found():
@@ -84,16 +100,17 @@ def test_the_best_threshold_is_found():
   found = squad_score.best_threshold(predicted, answers, odds)
   assert found == {
     'best_exact': 0.5,
+    'best_exact_thresh': -3.0,
     'best_f1': pytest.approx((1 + 2 / 3 + 1) / 4),
-    'best_f1_threshold': -1.0,
+    'best_f1_thresh': -1.0,
   }
   shown = {x: '' if odds[x] > -1.0 else predicted[x] for x in predicted}
-  assert squad_score.score(shown, answers)['f1'] == pytest.approx(
-    found['best_f1']
-  )
+  figures = squad_score.score(shown, answers, has_nulls=True)
+  assert figures['f1'] == pytest.approx(found['best_f1'])
 
 
 def test_answering_nothing_may_be_best():
   found = squad_score.best_threshold({'a': 'x'}, {'a': []}, {'a': 0.5})
   assert found['best_exact'] == 1
-  assert found['best_f1_threshold'] < 0.5
+  assert found['best_exact_thresh'] < 0.5
+  assert found['best_f1_thresh'] < 0.5

@@ -42,13 +42,20 @@ def test_columns_may_be_named_from_outside(tmp_path):
   assert read(path, names=('a', 'c', 'b')) == [('1', 'one', 'two')]
 
 
+def test_a_field_of_a_csv_may_be_long(tmp_path):
+  path = tmp_path / 'x.csv'
+  path.write_text(f'a,b\n{"x" * 200_000},1\n')
+  ((_, text, _),) = read(path)
+  assert len(text) == 200_000
+
+
 def test_broken_rows_are_left_out_only_where_asked(tmp_path, capsys):
   path = tmp_path / 'x.tsv'
-  path.write_text('a\tb\n1\t2\n3\n4\t5\n6\n')
+  path.write_text('a\tb\n1\t2\n3\n4\t5\n6\t7\t8\n')
   assert len(read(path, skip_broken=True)) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert line == (
-    f'warning: {path}: 2 incomplete rows are left out, the first at {path}:3'
+    f'warning: {path}: 2 broken rows are left out, the first at {path}:3'
   )
   with pytest.raises(errors.DataError, match=r":3: has no 'b'$"):
     read(path)
@@ -61,8 +68,12 @@ def test_broken_rows_are_left_out_only_where_asked(tmp_path, capsys):
     ('x.tsv', b'a\tc\n1\t2\n', r":1: has no column 'b'; there are a, c"),
     ('x.tsv', b'a\tb\n', 'holds no examples'),
     ('x.tsv', b'a\tb\n\xff\t1\n', 'is not UTF-8'),
+    ('x.tsv', b'a\tb\n1\t2\n3\t4\t5\n', r':3: has more fields than there'),
+    ('x.csv', b'a,b\n1,2,3\n', r':2: has more fields than there are columns'),
     ('x.csv', b'a,b\n"1,2\n', r':2: unexpected end of data'),
     ('x.jsonl', b'{"a": 1, "b": 2}\n{"a"\n', r':2: is not JSON'),
+    ('x.jsonl', b'{"a": "\\ud800", "b": 2}\n', r':1: .* half a .*, \\ud800'),
+    ('x.jsonl', b'[' * 100_000, r':1: is not JSON'),
     ('x.jsonl', b'[1]\n', r':1: must be a JSON object'),
     ('x.jsonl', b'{"a": 1, "b": null}\n', r":1: has no 'b'"),
     ('x.xls', b'', r'must end in .tsv, .csv, .jsonl'),

@@ -1,25 +1,119 @@
 """The command on two models, and its mistakes."""
 
 import json
+import os
 import subprocess
 import sys
+import types
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from td_flax import errors
+from td_flax.data import sentence_piece
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.hub import architecture
+from td_flax.model import bert
 from td_flax.tasks import glue_suite, report
+
+TEXTS = [f'some {i} words of text number {i * i}' for i in range(100)]
 
 
 def run(*arguments):
   return subprocess.run(
-    [sys.executable, '-m', 'td_flax.tools.evaluate', *arguments],
+    [sys.executable, '-m', 'td_flax.tools.evaluate', *map(str, arguments)],
     capture_output=True,
     text=True,
-    timeout=300,
+    env={key: x for key, x in os.environ.items() if key != 'XLA_FLAGS'},
+    timeout=600,
   )
+
+
+@pytest.fixture
+def models(tmp_path, make_config, save_run):
+  """Two workdirs with a checkpoint."""
+  tokenizer = sentence_piece.train(
+    TEXTS, kind='bpe', vocab_size=300, lowercase=True
+  )
+  config = make_config()
+  paths = []
+  for seed, name in enumerate(('one', 'two')):
+    net = bert.Bert(config.model, tokenizer.vocab_size, nnx.Rngs(seed))
+    params = jax.device_get(nnx.split(net)[1])
+    made = save_run(tmp_path / name, config, tokenizer, params)
+    paths.append(str(made.path))
+  return paths
+
+
+def write_data(folder):
+  """A little of everything; returns the flags that name it."""
+  (folder / 'text.txt').write_text('\n\n'.join(TEXTS))
+  pairs = [
+    {
+      'sentence_good': text,
+      'sentence_bad': ' '.join(reversed(text.split())),
+      'UID': 'order',
+      'linguistics_term': 'words',
+      'field': 'syntax',
+    }
+    for text in TEXTS[:4]
+  ]
+  (folder / 'order.jsonl').write_text('\n'.join(map(json.dumps, pairs)))
+  (folder / 'RTE').mkdir()
+  lines = ['index\tsentence1\tsentence2\tlabel']
+  for i, text in enumerate(TEXTS[:16]):
+    label = 'entailment' if i % 2 else 'not_entailment'
+    lines.append(f'{i}\t{text}\tnumber {i}\t{label}')
+  for split in ('train', 'dev'):
+    (folder / 'RTE' / f'{split}.tsv').write_text('\n'.join(lines))
+  return (
+    '--suite=glue,blimp,heldout',
+    f'--glue_dir={folder}',
+    f'--blimp_dir={folder}',
+    f'--text={folder}/text.txt',
+  )
+
+
+def test_two_models_from_checkpoints_to_a_report(tmp_path, models):
+  output = tmp_path / 'report'
+  arguments = (
+    f'--workdir={",".join(models)}',
+    *write_data(tmp_path),
+    '--seeds=1',
+    '--epochs=1',
+    f'--output={output}',
+  )
+  done = run(*arguments)
+  assert done.returncode == 0, done.stderr
+  assert (output / 'report.md').read_text().strip() == done.stdout.strip()
+  assert '| model | loss, nats per token |' in done.stdout
+  assert '| rte (accuracy) | ' in done.stdout
+  assert '## BLiMP, 4 pairs' in done.stdout
+  found = json.loads((output / 'report.json').read_text())
+  assert list(found['models']) == ['one', 'two']
+  for suites in found['models'].values():
+    assert suites['heldout']['loss'] == pytest.approx(5.7, abs=0.3)  # ln 300
+    assert suites['blimp']['overall'] in (0, 0.25, 0.5, 0.75, 1)
+    assert suites['glue']['average'] == suites['glue']['tasks']['rte']['mean']
+
+  # As an interruption of the second model's fine-tuning leaves it.
+  one, two = (
+    output / f'glue/{name}/rte/runs/seed0/summary.json'
+    for name in ('one', 'two')
+  )
+  two.unlink()
+  before = one.stat().st_mtime_ns
+  again = run(*arguments)
+  assert again.returncode == 0, again.stderr
+  assert again.stdout == done.stdout
+  assert one.stat().st_mtime_ns == before
+  assert two.exists()
+  pyplot = pytest.importorskip(
+    'matplotlib.pyplot', reason='needs the extra `plot`'
+  )
+  assert pyplot.imread(output / 'report.png').size
 
 
 RESULTS = {
@@ -54,29 +148,40 @@ def test_a_report_shows_models_side_by_side(tmp_path):
 
 
 def glue(deviation):
-  task = {'metric': 'matthews', 'mean': 0.25, 'deviation': deviation}
-  return {'tasks': {'cola': task}, 'average': 0.25, 'seeds': 3}
+  tasks = {'cola': {'matthews': 0.25}, 'mrpc': {'f1': 0.5, 'accuracy': 0.75}}
+  return {
+    'tasks': {
+      name: {
+        'official': list(means),
+        'figures': {
+          metric: {'mean': mean, 'deviation': deviation}
+          for metric, mean in means.items()
+        },
+      }
+      for name, means in tasks.items()
+    },
+    'average': 0.4375,
+    'seeds': 3,
+  }
 
 
 def test_a_report_is_drawn(tmp_path):
   pyplot = pytest.importorskip(
     'matplotlib.pyplot', reason='needs the extra `plot`'
   )
-  both = {
+  every = {
     name: suites | {'glue': glue(0.1)} for name, suites in RESULTS.items()
   }
-  of_glue = {name: {'glue': glue(None)} for name in RESULTS}
-  widths = []
-  for name, results in (('a', RESULTS), ('b', both), ('c', of_glue)):
-    report.write(tmp_path / name, results, {})
-    widths.append(pyplot.imread(tmp_path / name / 'report.png').shape[1])
-  assert widths[1] == 2 * widths[0] == 2 * widths[2]
-
-
-def test_held_out_text_alone_is_not_drawn(tmp_path):
-  alone = {'a': {'heldout': RESULTS['plain']['heldout']}}
-  report.write(tmp_path, alone, {})
-  assert not (tmp_path / 'report.png').exists()
+  widths = {}
+  for kind in ('all', 'heldout', 'blimp', 'glue'):
+    results = every
+    if kind != 'all':
+      results = {name: {kind: suites[kind]} for name, suites in every.items()}
+    report.write(tmp_path / kind, results, {})
+    drawn = pyplot.imread(tmp_path / kind / 'report.png')
+    widths[kind] = drawn.shape[1]
+  alone = widths.pop('blimp')
+  assert widths == {'all': 3 * alone, 'heldout': alone, 'glue': alone}
 
 
 def test_glue_is_a_table_of_means_and_deviations(tmp_path):
@@ -84,7 +189,43 @@ def test_glue_is_a_table_of_means_and_deviations(tmp_path):
   text = report.write(tmp_path, results, {})
   assert '## GLUE, dev, 3 seeds' in text
   assert '| cola (matthews) | 25.0 ± 1.2 | 25.0 |' in text
-  assert '| **average** | 25.0 | 25.0 |' in text
+  assert '| mrpc (f1) | 50.0 ± 1.2 | 50.0 |' in text
+  assert '| mrpc (accuracy) | 75.0 ± 1.2 | 75.0 |' in text
+  assert '| **average** | 43.8 | 43.8 |' in text
+
+
+def test_metrics_of_a_task_are_averaged_before_tasks(tmp_path, monkeypatch):
+  figures = {
+    'mnli': {'accuracy': 0.5, 'dev_mismatched/accuracy': 0.7, 'loss': 9},
+    'mrpc': {'f1': 0.8, 'accuracy': 0.9, 'loss': 9},
+    'cola': {'matthews': 0.1, 'loss': 9},
+  }
+
+  def run(config, path, task, found, engine):
+    means = {
+      name: {'mean': x, 'deviation': None}
+      for name, x in figures[path.name].items()
+    }
+    return {'points': [{'figures': means}]}
+
+  monkeypatch.setattr(glue_suite.sweep, 'run', run)
+  monkeypatch.setattr(glue_suite.fine_tuning, 'with_model', lambda x, _: x)
+  monkeypatch.setattr(
+    glue_suite,
+    'Sentences',
+    lambda config, _: types.SimpleNamespace(
+      metric=next(iter(figures[config.task.name]))
+    ),
+  )
+  model = types.SimpleNamespace(
+    model=types.SimpleNamespace(max_positions=32), source='x', tokenizer=None
+  )
+  found = glue_suite.evaluate(
+    model, None, tmp_path, 'x', list(figures), seeds=1, epochs=1.0
+  )
+  scores = {name: x['score'] for name, x in found['tasks'].items()}
+  assert scores == pytest.approx({'mnli': 0.6, 'mrpc': 0.85, 'cola': 0.1})
+  assert found['average'] == pytest.approx((0.6 + 0.85 + 0.1) / 3)
 
 
 def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
@@ -92,6 +233,9 @@ def test_glue_is_fine_tuned_on_what_is_there(tmp_path):
   with pytest.raises(errors.ConfigError, match='holds no TASK'):
     glue_suite.tasks_in(str(tmp_path), [])
   (tmp_path / 'RTE' / 'train.tsv').touch()
+  with pytest.raises(errors.ConfigError, match=r'holds no RTE/dev\.tsv'):
+    glue_suite.tasks_in(str(tmp_path), [])
+  (tmp_path / 'RTE' / 'dev.tsv').touch()
   assert glue_suite.tasks_in(str(tmp_path), []) == ['rte']
   with pytest.raises(errors.ConfigError, match='--glue_tasks=x: must be one'):
     glue_suite.tasks_in(str(tmp_path), ['x'])
