@@ -103,7 +103,11 @@ def _made_with(name: str, wanted: Scores) -> dict[str, float]:
   """What a score depends on, beside its data."""
   if name == BLIMP:
     return {'blimp_limit': wanted.blimp_limit}
-  return {'score_seeds': wanted.seeds, 'score_epochs': wanted.epochs}
+  return {
+    'score_seeds': wanted.seeds,
+    'score_epochs': wanted.epochs,
+    'score_learning_rate': wanted.learning_rate,
+  }
 
 
 def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:
@@ -160,6 +164,7 @@ def _glue(
     [name],
     seeds=wanted.seeds,
     epochs=wanted.epochs,
+    learning_rate=wanted.learning_rate,
   )['tasks'][name]
   # Finished fine-tuning is only read again, and many runs have many of them.
   for file in (folder / name).glob('*/*/summary.json'):

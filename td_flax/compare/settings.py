@@ -21,7 +21,7 @@ import ml_collections
 from td_flax import combinations, errors
 from td_flax import config as config_lib
 from td_flax.config import Config, DropConfig
-from td_flax.tasks import glue
+from td_flax.tasks import glue, recipe
 
 EXAMPLE = 'configs/compare/smoke.py'
 PLAIN, RANDOM, SHALLOW = 'plain', 'random', 'shallow'
@@ -52,6 +52,13 @@ def _at_least(default: int, low: int) -> Any:
   )
 
 
+def _above_zero(default: float) -> Any:
+  return dataclasses.field(
+    default=default,
+    metadata={'valid': 'above 0', 'check': lambda x: 0 < x < math.inf},
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class _File:
   """What the file holds, as it is written."""
@@ -79,9 +86,9 @@ class _File:
   blimp_limit: int = _at_least(0, 0)
   # Runs of fine-tuning of every run and task of GLUE, and how long they are.
   score_seeds: int = _at_least(1, 1)
-  score_epochs: float = dataclasses.field(
-    default=3.0, metadata={'valid': 'above 0', 'check': lambda x: x > 0}
-  )
+  score_epochs: float = _above_zero(3.0)
+  # Of these runs; small models want a higher one.
+  score_learning_rate: float = _above_zero(recipe.LEARNING_RATE)
 
 
 class Scores(NamedTuple):
@@ -94,6 +101,7 @@ class Scores(NamedTuple):
     blimp_limit: pairs of each paradigm, from the first; 0 is all.
     seeds: runs of fine-tuning per task.
     epochs: of each of these.
+    learning_rate: of each of these.
   """
 
   names: tuple[str, ...]
@@ -102,6 +110,7 @@ class Scores(NamedTuple):
   blimp_limit: int
   seeds: int
   epochs: float
+  learning_rate: float
 
   @property
   def tasks(self) -> list[str]:
@@ -320,6 +329,7 @@ def _scores(file: _File, protocols: tuple[str, ...]) -> Scores:
     file.blimp_limit,
     file.score_seeds,
     file.score_epochs,
+    file.score_learning_rate,
   )
   if names and not set(protocols) & set(SCORED):
     raise errors.ConfigError(

@@ -57,6 +57,7 @@ def evaluate(
   *,
   seeds: int,
   epochs: float,
+  learning_rate: float,
 ) -> dict[str, Any]:
   """Fine-tunes on each task.
 
@@ -68,6 +69,7 @@ def evaluate(
     tasks: their names.
     seeds: runs of each.
     epochs: of each run.
+    learning_rate: of each run.
 
   Returns:
     By task: `metric`, the first one, its `mean` and `deviation` over the seeds;
@@ -84,6 +86,7 @@ def evaluate(
     raw.data.task_dir = folder
     raw.data.sequence_length = min(128, found.model.max_positions)
     raw.task.seeds, raw.task.epochs = seeds, epochs
+    raw.optimizer.learning_rate = learning_rate
     raw.train.init_from = found.source
     config = fine_tuning.with_model(config_lib.load(raw), found)
     task = Sentences(config, found.tokenizer)

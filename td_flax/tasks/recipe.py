@@ -4,6 +4,8 @@ import ml_collections
 
 from td_flax import config as config_lib
 
+LEARNING_RATE = 5e-5
+
 
 def fine_tuning(name: str, task: str) -> ml_collections.ConfigDict:
   """Three epochs, batch 32, rate 5e-5: Devlin et al. 2019, appendix A.3.
@@ -17,7 +19,7 @@ def fine_tuning(name: str, task: str) -> ml_collections.ConfigDict:
   config.task.name = task
   config.task.epochs = 3.0
   config.data.sequence_length = 128
-  config.optimizer.learning_rate = 5e-5
+  config.optimizer.learning_rate = LEARNING_RATE
   config.optimizer.warmup = 0.1
   config.train.batch_size = 32
   config.eval.batch_size = 64

@@ -19,6 +19,7 @@ import sys
 from absl import flags as absl_flags
 
 from td_flax import errors, flags
+from td_flax.tasks import recipe
 
 _SUITES = ('glue', 'blimp', 'heldout')
 
@@ -44,6 +45,12 @@ def define_flags() -> None:
   )
   absl_flags.DEFINE_integer('seeds', 3, 'For glue: runs per task.', 1)
   absl_flags.DEFINE_float('epochs', 3.0, 'For glue: of each run.', 0.001)
+  absl_flags.DEFINE_float(
+    'learning_rate',
+    recipe.LEARNING_RATE,
+    'For glue: of each run; small models want a higher one.',
+    0.0,
+  )
   absl_flags.DEFINE_string('output', '', "The report's folder.")
 
 
@@ -97,6 +104,7 @@ def main() -> None:
         tasks,
         seeds=values.seeds,
         epochs=values.epochs,
+        learning_rate=values.learning_rate,
       )
   about = {
     'command': shlex.join(

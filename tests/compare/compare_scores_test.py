@@ -10,8 +10,8 @@ from td_flax.compare.settings import Scores
 from td_flax.tasks import blimp, glue_suite, scorer
 
 
-def wanted(*names, folder='', limit=0, seeds=1, epochs=3.0):
-  return Scores(names, str(folder), str(folder), limit, seeds, epochs)
+def wanted(*names, folder='', limit=0, seeds=1, epochs=3.0, rate=5e-5):
+  return Scores(names, str(folder), str(folder), limit, seeds, epochs, rate)
 
 
 def save(run, content):
@@ -109,8 +109,9 @@ def test_an_interruption_repeats_only_what_is_missing(tmp_path, monkeypatch):
     begun.append('blimp')
     return {'overall': 0.5, 'paradigms': {'a': 0.5}}
 
-  def tune(model, engine, workdir, folder, tasks, *, seeds, epochs):
+  def tune(model, engine, workdir, folder, tasks, **how):
     (name,) = tasks
+    assert how == {'seeds': 2, 'epochs': 0.5, 'learning_rate': 1e-3}
     begun.append(name)
     run = workdir / name / 'runs' / 'seed0'
     (run / 'checkpoints' / '3').mkdir(parents=True, exist_ok=True)
@@ -119,14 +120,14 @@ def test_an_interruption_repeats_only_what_is_missing(tmp_path, monkeypatch):
     (run / 'summary.json').touch()
     figures = {'f1': {'mean': 0.25}}
     found = {'metric': 'f1', 'mean': 0.25, 'figures': figures}
-    return {'tasks': {name: found}, 'average': 0.25, 'seeds': seeds}
+    return {'tasks': {name: found}, 'average': 0.25, 'seeds': how['seeds']}
 
   monkeypatch.setattr(pretrained, 'find', lambda *_: None)
   monkeypatch.setattr(blimp, 'read', lambda *_: [])
   monkeypatch.setattr(blimp, 'evaluate', score)
   monkeypatch.setattr(scorer, 'Scorer', lambda *_: None)
   monkeypatch.setattr(glue_suite, 'evaluate', tune)
-  all_ = wanted('blimp', 'mrpc', 'rte', seeds=2, epochs=0.5)
+  all_ = wanted('blimp', 'mrpc', 'rte', seeds=2, epochs=0.5, rate=1e-3)
   with pytest.raises(errors.Stopped):
     scores.add(tmp_path, scores.missing(tmp_path, all_), all_)
   assert scores.missing(tmp_path, all_) == ['rte']
@@ -140,7 +141,11 @@ def test_an_interruption_repeats_only_what_is_missing(tmp_path, monkeypatch):
   assert not (folder / 'rte/runs/seed0/checkpoints').exists()
   found = json.loads((folder / 'scores.json').read_text())
   assert found['mrpc'] == {
-    'made_with': {'score_seeds': 2, 'score_epochs': 0.5},
+    'made_with': {
+      'score_seeds': 2,
+      'score_epochs': 0.5,
+      'score_learning_rate': 1e-3,
+    },
     'metric': 'f1',
     'score': 0.25,
     'figures': {'f1': {'mean': 0.25}},

@@ -131,6 +131,10 @@ def test_a_control_of_the_file_is_taken():
     ({'blimp_limit': -1}, 'blimp_limit=-1: must be at least 0'),
     ({'score_seeds': 0}, 'score_seeds=0: must be at least 1'),
     ({'score_epochs': 0}, r'score_epochs=0\.0: must be above 0'),
+    (
+      {'score_learning_rate': 0},
+      r'score_learning_rate=0\.0: must be above 0',
+    ),
     ({'score_epochs': 'x'}, "score_epochs='x': must be a number"),
     ({'budgets': '0.5,1.5'}, "budgets='0.5,1.5': must be a comma list"),
     ({'budgets': ''}, "budgets='': must be a comma list"),
@@ -150,7 +154,7 @@ def test_scores_are_none_unless_named():
   assert settings.load(make()).scores.names == ()
   raw = make(scores='rte, blimp,cola', blimp_dir='b', glue_dir='g')
   found = settings.load(raw).scores
-  assert found == (('blimp', 'cola', 'rte'), 'b', 'g', 0, 1, 3.0)
+  assert found == (('blimp', 'cola', 'rte'), 'b', 'g', 0, 1, 3.0, 5e-5)
   assert found.tasks == ['cola', 'rte']
   assert settings.type_name('score_epochs') == 'a number'
   assert settings.type_name('scores') == 'text'

@@ -197,7 +197,10 @@ def test_final_checkpoints_are_scored(tiny, done):
   scored = tiny / 'scored'
   shutil.copytree(path, scored)
   shutil.rmtree(scored / 'runs/random/12/seed0')
-  made = {'blimp_limit': 0}, {'score_seeds': 1, 'score_epochs': 3.0}
+  made = (
+    {'blimp_limit': 0},
+    {'score_seeds': 1, 'score_epochs': 3.0, 'score_learning_rate': 5e-5},
+  )
   there = {
     name: {'made_with': x, 'metric': 'accuracy', 'score': 0.125}
     for name, x in zip(('blimp', 'rte'), made, strict=True)

@@ -221,7 +221,14 @@ def test_metrics_of_a_task_are_averaged_before_tasks(tmp_path, monkeypatch):
     model=types.SimpleNamespace(max_positions=32), source='x', tokenizer=None
   )
   found = glue_suite.evaluate(
-    model, None, tmp_path, 'x', list(figures), seeds=1, epochs=1.0
+    model,
+    None,
+    tmp_path,
+    'x',
+    list(figures),
+    seeds=1,
+    epochs=1.0,
+    learning_rate=1e-3,
   )
   scores = {name: x['score'] for name, x in found['tasks'].items()}
   assert scores == pytest.approx({'mnli': 0.6, 'mrpc': 0.85, 'cola': 0.1})
