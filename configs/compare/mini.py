@@ -1,0 +1,131 @@
+"""Questions about dropping that a CPU can answer, on your own text.
+
+    python -m td_flax.tools.compare --config=configs/compare/mini.py:rivals \
+      --config.base.data.files="$DATA/*.jsonl.xz" --workdir=runs/rivals
+
+The model of `configs/bert_mini_text.py` on few tokens, 1,000 steps of 16 rows
+of 128: enough to leave the plateau of predicting frequencies. The question
+behind the colon is one of
+
+- `rivals`: every policy, pooled clusters and sctd, at equal steps and equal
+  time, 3 seeds. `narrow` and `mask_later` train something else than BERT: judge
+  them by fine-tuning (docs/comparing.md, scores).
+- `layers`: four spans times three shares around the published setting (layers
+  2 to 4 of 0 to 5 at half the tokens), with a last fifth at full sequences.
+- `schedules`: full sequences at the end, at the beginning too, more or fewer
+  tokens as training goes on, a table that learns faster, chance mixed with
+  importance.
+
+The last two are at equal time with 2 seeds: to choose by. What is chosen wants
+fresh seeds (`first_seed`).
+"""
+
+from td_flax import errors
+from td_flax.compare import settings
+
+FULL_END = "drop.stages='80%; rest policy=none'"
+
+
+def get_config(question):
+  config = settings.default()
+  config.name = question
+  _set_base(config.base)
+  config.seeds = 2
+  config.protocols = 'equal_time'
+  questions = {'rivals': _rivals, 'layers': _layers, 'schedules': _schedules}
+  if question not in questions:
+    raise errors.ConfigError(
+      f'configs/compare/mini.py:{question}: must be one of '
+      f'{", ".join(questions)} behind the colon'
+    )
+  questions[question](config)
+  return config
+
+
+def _set_base(base):
+  base.data.files = ''  # yours to set
+  base.data.sequence_length = 128
+  base.data.vocab_size = 8192
+
+  base.model.norm = 'pre'
+  base.model.num_layers = 6
+  base.model.hidden_dim = 128
+  base.model.num_heads = 4
+  base.model.mlp_dim = 512
+  base.model.max_positions = 128
+  base.model.dropout = 0.0
+  base.model.attention_dropout = 0.0
+  base.model.init_stddev = 0.05
+  base.model.init = 'local'
+
+  base.drop.policy = 'cumulative_loss'
+  base.drop.first_layer = 2
+  base.drop.last_layer = 4
+  base.drop.keep = 0.5
+
+  base.optimizer.learning_rate = 3e-3
+  base.optimizer.beta2 = 0.98
+  base.optimizer.warmup = 0.05
+
+  base.train.num_steps = 1000
+  base.train.batch_size = 16
+
+  base.eval.every = 100
+  base.eval.num_rows = 512
+  base.checkpoint.every = 500
+  base.log.every = 100
+  base.log.tensorboard = False
+
+
+def _rivals(config):
+  config.arms.cumulative_loss = 'drop.policy=cumulative_loss'
+  config.arms.frequency = 'drop.policy=frequency'
+  config.arms.attention = 'drop.policy=attention'
+  for pool in 'mean', 'weighted':
+    config.arms[f'attention_{pool}'] = (
+      f'drop.policy=attention drop.pool={pool} drop.clusters=8'
+    )
+  # Yao et al. let k grow to N over most of the run.
+  config.arms.random_ltd = (
+    'drop.policy=random_ltd drop.first_layer=1 drop.last_layer=4 '
+    "drop.stages='25%; 25% keep=0.65; 25% keep=0.8; rest policy=none'"
+  )
+  config.arms.narrow = 'drop.policy=narrow'
+  config.arms.mask_later = (
+    'drop.policy=mask_later drop.last_layer=3 train.mask_rate=0.5'
+  )
+  config.arms.sctd = (
+    'drop.policy=cumulative_loss drop.consistency_every=10 drop.beta=0.95'
+  )
+  config.arms.full_end = f'drop.policy=cumulative_loss {FULL_END}'
+  config.arms.random_full_end = f'drop.policy=random {FULL_END}'
+  config.reference = 'cumulative_loss'
+  config.seeds = 3
+  config.protocols = 'equal_steps,equal_time'
+
+
+def _layers(config):
+  config.arms.published = ''
+  for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
+    for share in (25, 50, 75):
+      config.arms[f'layers_{first}_{last}_keep_{share}'] = (
+        f'drop.first_layer={first} drop.last_layer={last} '
+        f'drop.keep={share / 100} {FULL_END}'
+      )
+  config.reference = 'layers_2_4_keep_50'
+
+
+def _schedules(config):
+  config.arms.published = ''
+  for name, stages in {
+    'full_end_10': '90%; rest policy=none',
+    'full_end_20': '80%; rest policy=none',
+    'full_end_35': '65%; rest policy=none',
+    'full_ends': '10% policy=none; 70%; rest policy=none',
+    'growing': '40% keep=0.3; 40% keep=0.6; rest policy=none',
+    'shrinking': '40% keep=0.6; 40% keep=0.3; rest policy=none',
+  }.items():
+    config.arms[name] = f"drop.stages='{stages}'"
+  config.arms.fast_table = f'{FULL_END} drop.beta=0.95'
+  config.arms.noise = f'{FULL_END} drop.noise=1.0'
+  config.reference = 'full_end_20'
