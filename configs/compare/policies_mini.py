@@ -7,9 +7,8 @@ The model of `configs/bert_mini_text.py`, which leaves the plateau of
 predicting frequencies within a few hundred steps on text like Wikipedia's. 5
 arms, 5 seeds, 95 runs: in all about as much as 75 plain ones of 1,500 steps. At
 0.4 s a step (2 CPU cores) that is 13 hours, at 10 ms under 20 minutes;
-`--dry-run` says it of your machine. Without
-`time_to_target` it is little more than half:
-`--config.protocols=equal_steps,equal_time`.
+`--dry-run` says it of your machine. Without `time_to_target` it is little more
+than half: `--config.protocols=equal_steps,equal_time`.
 """
 
 from td_flax.compare import settings
