@@ -14,9 +14,9 @@ import sys
 from td_flax import errors, peers
 
 peers._REPORT, peers._GRACE = 0.3, 1.0
-port, count, index = (int(x) for x in sys.argv[1:])
+port, count, index, join_timeout = (int(x) for x in sys.argv[1:])
 others = peers.Peers(
-  'localhost', port, count, index, join_timeout=8, lost_timeout=4
+  'localhost', port, count, index, join_timeout=join_timeout, lost_timeout=4
 )
 try:
   others.meet()
@@ -46,9 +46,10 @@ def start(port):
   """Starts peers of (index, count); kills what is left."""
   with contextlib.ExitStack() as stack:
 
-    def one(index, count):
+    def one(index, count, join_timeout=60):
+      numbers = port, count, index, join_timeout
       process = subprocess.Popen(
-        [sys.executable, '-c', _PEER, str(port), str(count), str(index)],
+        [sys.executable, '-c', _PEER, *map(str, numbers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -90,7 +91,7 @@ def test_all_meet_and_leave_together(start):
 
 
 def test_they_say_for_whom_they_wait_and_give_up(start):
-  processes = [start(index, 4) for index in (0, 2)]
+  processes = [start(index, 4, join_timeout=8) for index in (0, 2)]
   for process in processes:
     code, err = process.wait(timeout=60), process.stderr.read()
     assert code == 75
@@ -102,7 +103,7 @@ def test_they_say_for_whom_they_wait_and_give_up(start):
 
 
 def test_without_the_first_the_others_say_where_it_should_be(start):
-  process = start(1, 2)
+  process = start(1, 2, join_timeout=8)
   code, err = process.wait(timeout=60), process.stderr.read()
   assert code == 75
   assert 'waiting for process 0 at localhost:' in err
@@ -141,6 +142,8 @@ def test_a_process_that_fails_alone_ends_the_others(start):
 
 def test_processes_that_do_not_fit_together_are_refused(start):
   first, second = start(0, 3), start(1, 3)
+  while first.stderr.readline() != 'waiting for process 2 of 3\n':
+    assert first.poll() is None  # until the second has come
   code, line = end(start(1, 2))
   assert code == 75
   assert 'process 1 has --num_processes=2, not 3' in line
