@@ -13,9 +13,10 @@
 # %% [markdown]
 # # Which tokens to drop?
 #
-# Trains the same small BERT in five ways: nothing dropped (`plain`), tokens
-# dropped at `random`, by `frequency`, by `cumulative_loss`, and a `shallow`
-# BERT that costs as much as these; for equal steps and for equal time.
+# Trains the same small BERT in five ways: nothing dropped (`plain`), easy
+# tokens dropped as `published`, the `best` setting we found, the same dropping
+# tokens at `random`, and a `shallow` BERT that costs as much as it; for equal
+# steps and for equal time.
 #
 # It runs on a CPU, GPU or TPU. Time is measured where it runs, so equal time
 # means other numbers of steps there, and the verdicts may differ: dropping is
@@ -69,7 +70,7 @@ if not getattr(importlib.util.find_spec('td_flax'), 'origin', None):
 
 # %%
 EVERY = max(1, STEPS // 10)
-# !python -m td_flax.tools.compare --config=configs/compare/policies_mini.py \
+# !python -m td_flax.tools.compare --config=configs/compare/mini.py:verdict \
 #   --config.protocols=equal_steps,equal_time --config.seeds={SEEDS} \
 #   --config.base.data.files='{FILES}' --config.base.train.num_steps={STEPS} \
 #   --config.base.eval.every={EVERY} --workdir={RUNS}/policies {OPTIONS}

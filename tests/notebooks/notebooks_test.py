@@ -235,7 +235,7 @@ def test_compare_policies(execute, corpus):
     + ' --config.timing_rounds=2',
   )
   (report,) = shown(outputs, 'text/markdown')
-  for arm in ('plain', 'random', 'frequency', 'cumulative_loss', 'shallow'):
+  for arm in ('plain', 'published', 'best', 'random', 'shallow'):
     assert f'| {arm} |' in report
   assert '## Equal steps' in report
   assert '## Equal time' in report
