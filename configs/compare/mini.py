@@ -5,8 +5,8 @@
 
 The model of `configs/bert_mini_text.py` on few tokens, 800 steps of 16 rows of
 128: enough to leave the plateau of predicting frequencies, by 1.5 nats on text
-like Wikipedia's. What it takes is a long warm-up, which does not wash away where
-`model.init=local` begins, and 30% of the tokens predicted instead of 15%
+like Wikipedia's. What it takes is a long warm-up, which does not wash away
+where `model.init=local` begins, and 30% of the tokens predicted instead of 15%
 (docs/results.md). The question behind the colon is one of
 
 - `verdict`: does dropping pay, and does the choice of tokens? The published

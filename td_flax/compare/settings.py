@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from td_flax import combinations, errors
+from td_flax import combinations, errors, fields
 from td_flax import config as config_lib
 from td_flax.config import Config, DropConfig
 from td_flax.tasks import glue, recipe
 
 EXAMPLE = 'configs/compare/smoke.py'
+_DEFAULT = 'td_flax.compare.settings.default()'
 PLAIN, RANDOM, SHALLOW = 'plain', 'random', 'shallow'
 EQUAL_STEPS, EQUAL_TIME, TIME_TO_TARGET = PROTOCOLS = (
   'equal_steps',
@@ -45,20 +46,6 @@ _NOT_OWN = (
 )
 
 
-def _at_least(default: int, low: int) -> Any:
-  return dataclasses.field(
-    default=default,
-    metadata={'valid': f'at least {low}', 'check': lambda x: x >= low},
-  )
-
-
-def _above_zero(default: float) -> Any:
-  return dataclasses.field(
-    default=default,
-    metadata={'valid': 'above 0', 'check': lambda x: 0 < x < math.inf},
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class _File:
   """What the file holds, as it is written."""
@@ -70,25 +57,25 @@ class _File:
   # The arm that the controls `random` and `shallow` imitate.
   reference: str = ''
   # Runs of every arm at every length, with the seeds from `first_seed` on.
-  seeds: int = _at_least(5, 1)
-  first_seed: int = _at_least(0, 0)
+  seeds: int = fields.at_least(5, 1)
+  first_seed: int = fields.at_least(0, 0)
   # Comma lists: protocols, and shares of plain's time for time_to_target.
   protocols: str = ','.join(PROTOCOLS)
   budgets: str = '0.6,0.8'
   # Turns of every arm when its step time is measured.
-  timing_rounds: int = _at_least(20, 1)
+  timing_rounds: int = fields.at_least(20, 1)
   # Comma list of `SCORES`: what every run's final checkpoint is scored on.
   scores: str = ''
   # Folders of their data, as `td_flax.tools.evaluate` takes them.
   blimp_dir: str = ''
   glue_dir: str = ''
   # Pairs of each paradigm of BLiMP, from the first; 0 is all.
-  blimp_limit: int = _at_least(0, 0)
+  blimp_limit: int = fields.at_least(0, 0)
   # Runs of fine-tuning of every run and task of GLUE, and how long they are.
-  score_seeds: int = _at_least(1, 1)
-  score_epochs: float = _above_zero(3.0)
+  score_seeds: int = fields.at_least(1, 1)
+  score_epochs: float = fields.above(3.0, 0)
   # Of these runs; small models want a higher one.
-  score_learning_rate: float = _above_zero(recipe.LEARNING_RATE)
+  score_learning_rate: float = fields.above(recipe.LEARNING_RATE, 0)
 
 
 class Scores(NamedTuple):
@@ -165,15 +152,14 @@ def check_key(key: str) -> None:
   if key.startswith('arms.'):
     raise errors.ConfigError(f'{key}: arms are set in the file')
   if key not in all_keys():
-    raise config_lib.unknown_key(key, all_keys())
+    raise fields.unknown_key(key, all_keys())
 
 
 def type_name(key: str) -> str:
   """What a value of `key` is, in words."""
   if key.startswith('base.'):
     return config_lib.type_name(key.removeprefix('base.'))
-  names = {int: 'a whole number', float: 'a number'}
-  return names.get(type(getattr(_File(), key)), 'text')
+  return fields.type_name(_File, key)
 
 
 def load(raw: ml_collections.ConfigDict) -> Settings:
@@ -183,10 +169,8 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     errors.ConfigError: names the key, its value and what would be valid.
   """
   if 'base' not in raw:  # a config of `td_flax.main`
-    raise errors.ConfigError(
-      'base: missing; start from td_flax.compare.settings.default()'
-    )
-  file = config_lib.typed(_File, raw.to_dict(), all_keys())
+    raise errors.ConfigError(f'base: missing; start from {_DEFAULT}')
+  file = fields.read(_File, raw.to_dict(), all_keys(), _DEFAULT)
   # What is compared is the end of training: nothing earlier is kept.
   checkpoint = dataclasses.replace(
     file.base.checkpoint, keep=1, keep_best=False
