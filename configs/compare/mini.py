@@ -132,7 +132,7 @@ def _layers(config):
   _to_choose_by(config)
   config.arms.published = ''
   for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
-    for share in (25, 50, 75):
+    for share in (35, 50, 75):  # 30% are predicted, and kept
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (
         f'drop.first_layer={first} drop.last_layer={last} '
         f'drop.keep={share / 100} {FULL_END}'
@@ -148,8 +148,8 @@ def _schedules(config):
     'full_end_20': '80%; rest policy=none',
     'full_end_35': '65%; rest policy=none',
     'full_ends': '10% policy=none; 70%; rest policy=none',
-    'growing': '40% keep=0.3; 40% keep=0.6; rest policy=none',
-    'shrinking': '40% keep=0.6; 40% keep=0.3; rest policy=none',
+    'growing': '40% keep=0.35; 40% keep=0.65; rest policy=none',
+    'shrinking': '40% keep=0.65; 40% keep=0.35; rest policy=none',
   }.items():
     config.arms[name] = f"drop.stages='{stages}'"
   config.arms.fast_table = f'{FULL_END} drop.beta=0.95'
