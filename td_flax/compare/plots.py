@@ -54,6 +54,9 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> list[str]:
   def plot(name: str, label: str, draw_on: Any) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     draw_on(axes)
+    if not axes.has_data():  # no run of this protocol is finished yet
+      pyplot.close(figure)
+      return
     axes.set_xlabel(label)
     axes.set_ylabel('held-out loss, nats per predicted token')
     axes.grid(alpha=0.3)

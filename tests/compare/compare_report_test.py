@@ -322,6 +322,13 @@ def test_plots_are_drawn(tmp_path):
   ]
 
 
+@pytest.mark.filterwarnings('error')
+def test_protocols_without_a_finished_run_have_no_plot(tmp_path):
+  pytest.importorskip('matplotlib', reason='needs the extra `plot`')
+  drawn = plots.draw(tmp_path, make([run('td', 100, 0, EQUAL)]))
+  assert drawn == ['loss_steps', 'pareto']
+
+
 def test_the_front_is_what_nothing_beats():
   front = make(all_runs(1))['front']
   # Shares of plain's time; all arms but plain take half of its seconds.
