@@ -27,6 +27,23 @@ def is_url(path: str) -> bool:
   return path.startswith(_SCHEME)
 
 
+def require_local(key: str, path: str) -> None:
+  """Refuses a URL where only a local folder can be written.
+
+  Args:
+    key: what `path` was given as.
+    path: a folder.
+
+  Raises:
+    errors.ConfigError: it is in a bucket.
+  """
+  if is_url(path):
+    raise errors.ConfigError(
+      f'{key}={path}: must be a local folder; copy it to the bucket when it is '
+      'done: gcloud storage cp -r DIR gs://...'
+    )
+
+
 def dataset(url: str) -> pathlib.Path:
   """The local folder of a packed dataset, copied once per machine.
 

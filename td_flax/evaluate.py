@@ -29,8 +29,17 @@ class Evaluator:
     steps: step.Steps,
     engine: parallel.Engine,
     rows: Rows,
+    own: step.Steps | None = None,
   ):
-    """Reads the rows, `held_out`."""
+    """Reads the rows, `held_out`.
+
+    Args:
+      config: the experiment.
+      steps: the step whose model it is.
+      engine: that maps over devices.
+      rows: held-out ones.
+      own: a step that trains another geometry than plain BERT's, if one does.
+    """
     chosen = held_out(rows, config.eval.num_rows)
     count = len(chosen)
     wanted = config.eval.batch_size or config.train.batch_size
@@ -50,14 +59,14 @@ class Evaluator:
     ]
     self._engine = engine
     self._steps = {'eval/loss': engine.map_eval(steps.evaluate)}
-    if steps.policy.own_geometry:
-      self._steps['eval/own_loss'] = engine.map_eval(steps.evaluate_own)
+    if own:
+      self._steps['eval/own_loss'] = engine.map_eval(own.evaluate_own)
 
   def __call__(self, params: nnx.State) -> dict[str, float]:
     """`eval/loss` in nats per predicted token and `eval/accuracy`.
 
-    Where the policy trains another geometry, also `eval/own_loss`: the loss at
-    the same positions computed as in training.
+    Where another geometry is trained, also `eval/own_loss`: the loss at the
+    same positions computed as in training.
     """
     figures = {}
     for name, step_ in self._steps.items():

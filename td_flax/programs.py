@@ -92,6 +92,8 @@ class Programs(Schedule):
     base: the config's own step, as if there were no stages: its policy owns the
       table.
     steps: by key, in the order of their first use.
+    own: the last of them that trains another geometry than plain BERT's; None
+      where none does.
 
   Raises:
     errors.ConfigError: `drop.stages` cannot be used.
@@ -117,3 +119,5 @@ class Programs(Schedule):
       )
       for key, stage_config in self.configs.items()
     }
+    others = [x for x in self.steps.values() if x.policy.own_geometry]
+    self.own: Steps | None = others[-1] if others else None

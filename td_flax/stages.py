@@ -8,6 +8,7 @@ Each part is a length (a share of `train.num_steps`, a number of steps, or once
 importance table go through all of them.
 """
 
+import math
 from typing import NamedTuple
 
 from td_flax import config as config_lib
@@ -96,6 +97,8 @@ def _share(length: str, num_steps: int) -> float | None:
   number = length.removesuffix('%')
   try:
     value = float(number) if length.endswith('%') else int(number)
+    if not math.isfinite(value):
+      raise ValueError(value)
   except ValueError:
     raise errors.ConfigError(f'drop.stages: {length!r}: {_FORM}') from None
   return value / 100 * num_steps if length.endswith('%') else value

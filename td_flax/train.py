@@ -152,7 +152,7 @@ class _Pretraining:
     self.learner = self.all_programs.base
     self.table = self.learner.policy.initial_table(packed.unigram_counts)
     self.evaluate = evaluate.Evaluator(
-      config, self.learner, engine, packed.eval
+      config, self.learner, engine, packed.eval, self.all_programs.own
     )
     self.pipeline = Pipeline(
       packed.train, seed=config.train.seed, batch_size=config.train.batch_size

@@ -31,6 +31,16 @@ def test_counts_are_those_of_the_steps(make_config, special, start):
   assert Key(0, True) not in programs.steps  # nothing is dropped there
 
 
+def test_another_geometry_is_that_of_its_last_part(make_config, special):
+  programs = make(
+    make_config,
+    special,
+    drop__stages='25% policy=mask_later; 25% policy=narrow; rest',
+  )
+  assert programs.own is programs.steps[Key(1, False)]
+  assert make(make_config, special).own is None
+
+
 def test_every_stage_has_its_plan_and_all_have_one_table(make_config, special):
   programs = make(
     make_config, special, drop__stages='10% policy=none; 40% keep=0.25; 50%'

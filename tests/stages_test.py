@@ -42,6 +42,8 @@ def test_shares_that_do_not_divide_the_steps_still_cover_them(make_config):
     ('10% foo=1; rest', "'10% foo=1': must be LENGTH KEY=VALUE"),
     ('10% keep; rest', "'10% keep': must be LENGTH"),
     ('most; rest', "'most': must be LENGTH"),
+    ('nan%; rest', "'nan%': must be LENGTH"),
+    ('inf%; rest', "'inf%': must be LENGTH"),
     ('10%;; rest', "'': must be LENGTH"),
     ('rest; rest', 'only one part can be the rest'),
     ('50%; 60%', 'the parts are 110 steps long; must be train.num_steps=100'),

@@ -52,9 +52,10 @@ def get_config(folder):
   config.arms.cumulative_loss = 'drop.policy=cumulative_loss'
   config.arms.frequency = 'drop.policy=frequency'
   config.arms.attention = 'drop.policy=attention'
-  config.arms.random_ltd = (
+  config.arms.random_ltd = (  # k grows to N, as Yao et al. let it
     'drop.policy=random_ltd drop.first_layer=1 '
-    f'drop.last_layer={model["num_layers"] - 2}'
+    f'drop.last_layer={model["num_layers"] - 2} '
+    "drop.stages='25%; 25% keep=0.65; 25% keep=0.8; rest policy=none'"
   )
   config.arms.full_end = (
     "drop.policy=cumulative_loss drop.stages='80%; rest policy=none'"

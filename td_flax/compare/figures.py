@@ -1,7 +1,7 @@
 """What the finished runs say, in figures."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from td_flax import stages
@@ -74,11 +74,14 @@ def content(
       'flops_share': flops / (whole * costs[PLAIN][1]),
     })  # fmt: skip
   rows: _Rows = {}
-  lost = set(failed)
+  lost, unscored = set(failed), set(failed)
   for x in runs:
+    run = Run(x['arm'], x['steps'], x['seed'])
     if x['loss'] is None:
-      lost.add(Run(x['arm'], x['steps'], x['seed']))
+      lost.add(run)
+      unscored.add(run)
     else:
+      lost.discard(run)  # what failed was its scoring
       rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
   own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
   target = rows.get((PLAIN, whole))
@@ -109,18 +112,26 @@ def content(
     'protocols': {
       protocol: {
         arm: (
-          None if arm in own else _crossings(rows, arm, steps, target or {})
+          None
+          if arm in own
+          else _crossings(rows, arm, steps, target or {}, lost)
         )
         if protocol == TIME_TO_TARGET
         else _figures(
-          rows, by_arm, arm, lost=lost, own=own, conclusive=not reason
+          rows,
+          by_arm,
+          arm,
+          lost=lost,
+          unscored=unscored,
+          own=own,
+          conclusive=not reason,
         )
         for arm, steps in by_arm.items()
       }
       for protocol, by_arm in lengths.items()
     },
     'nats_per_percent_of_time': _worth_of_time(rows, lengths, own),
-    'front': _front(runs, own),
+    'front': _front(runs, own, lost),
     'runs': runs,
   }
 
@@ -152,20 +163,25 @@ def _worth_of_time(
 
 
 def _front(
-  runs: list[dict[str, Any]], own: Collection[str]
+  runs: list[dict[str, Any]], own: Collection[str], lost: Collection[Run]
 ) -> list[dict[str, Any]]:
-  """The arms and lengths that none beats in time and mean loss, by time."""
+  """The arms and lengths that none beats in time and mean loss, by time.
+
+  Not those that lost runs: the others are the lucky ones.
+  """
+  left_out = {x[:2] for x in lost}
   losses: dict[tuple[str, int, float], list[float]] = {}
   for x in runs:
-    if x['loss'] is not None and x['arm'] not in own:
+    if x['arm'] not in own and (x['arm'], x['steps']) not in left_out:
       key = x['arm'], x['steps'], x['time']
       losses.setdefault(key, []).append(x['loss'])
+  # Equal times differ by the rounding of steps, which is no merit.
   points = sorted(
-    (time, statistics.spread(several).mean, arm, steps)
+    (round(time, 2), statistics.spread(several).mean, time, arm, steps)
     for (arm, steps, time), several in losses.items()
   )
   front: list[dict[str, Any]] = []
-  for time, loss, arm, steps in points:
+  for _, loss, time, arm, steps in points:
     if not front or loss < front[-1]['loss']:
       front.append({'arm': arm, 'steps': steps, 'time': time, 'loss': loss})
   return front
@@ -204,6 +220,7 @@ def _figures(
   arm: str,
   *,
   lost: Collection[Run],
+  unscored: Collection[Run],
   own: Collection[str],
   conclusive: bool,
 ) -> dict[str, Any] | None:
@@ -212,8 +229,11 @@ def _figures(
   ours = rows.get((arm, steps))
   if not ours:
     return None
-  # A pair with one of these has no verdict.
-  diverged = {x.arm for x in lost if (x.steps,) == by_arm.get(x.arm)}
+  # A pair with one of these has no verdict: on losses, on scores.
+  diverged, no_score = (
+    {x.arm for x in runs if (x.steps,) == by_arm.get(x.arm)}
+    for runs in (lost, unscored)
+  )
   controls = {
     # There is no `shallow` where training goes on from somebody's weights.
     control: rows.get((control, *by_arm.get(control, ())), {})
@@ -253,7 +273,7 @@ def _figures(
           scores,
           {x: _scores(theirs, name) for x, theirs in controls.items()},
           instead={
-            control: DIVERGED * bool({arm, control} & diverged)
+            control: DIVERGED * bool({arm, control} & no_score)
             for control in controls
           },
           conclusive=conclusive,
@@ -296,8 +316,9 @@ def _against(
 def _crossings(
   rows: _Rows,
   arm: str,
-  lengths: Iterable[int],
+  lengths: tuple[int, ...],
   target: dict[int, dict[str, Any]],
+  lost: Collection[Run],
 ) -> dict[str, Any] | None:
   """Where an arm's losses reach plain's, in time and in FLOPs."""
   points = [rows.get((arm, steps), {}) for steps in lengths]
@@ -316,8 +337,11 @@ def _crossings(
     }
 
   by_seed = {seed: crossings([seed]) for seed in seeds}
+  needed = {(arm, steps) for steps in lengths}
+  needed |= {(PLAIN, x['steps']) for x in target.values()}
   return {
     'seeds': seeds,
+    'diverged': sorted({x.seed for x in lost if x[:2] in needed}),
     'target': _mean_loss(target, seeds),
     'points': [
       {

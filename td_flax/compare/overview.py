@@ -40,7 +40,10 @@ def text(
   }
   flops = {name: x / flops[PLAIN] for name, x in flops.items()}
   is_timed = arms.keys() <= timed.keys()
-  ratios = {name: timed[name]['ratio'] for name in arms} if is_timed else flops
+  ratios = {
+    name: timed[name]['ratio'] if name in timed else flops[name]
+    for name in arms
+  }
   lengths = plan.lengths(settings, ratios)
   planned = {
     run: plan.run_config(arms[run.arm], run, data_dir)
@@ -70,23 +73,26 @@ def text(
     machine = children.call(None, children_lib.machine)
     jobs = jobs or machine.devices
     place, *_ = children_lib.places(machine, jobs)
-    if is_timed:
-      pace = {name: timed[name]['seconds_per_step'] for name in arms}
+    if PLAIN in timed:
+      seconds = timed[PLAIN]['seconds_per_step']
     else:
       measured = children.call(
         place, timing.measure, {PLAIN: configs[PLAIN]}, vocab_size, 1
       )
       seconds = measured['arms'][PLAIN]['seconds_per_step']
-      pace = {name: ratio * seconds for name, ratio in flops.items()}
-  left = sum(run.steps * pace[run.arm] for run in planned if run not in trained)
+  left = seconds * sum(
+    run.steps * ratios[run.arm] for run in planned if run not in trained
+  )
+  # Jobs that share a GPU overlap little but compiling.
+  at_once = min(jobs, machine.devices) if machine.platform == 'gpu' else jobs
   lines.append(
-    f'expected: {left / 3600 / jobs:.2f} hours of training steps with '
+    f'expected: {left / 3600 / at_once:.2f} hours of training steps with '
     f'--jobs={jobs}'
   )
   if not is_timed:
     lines.append(
-      'a guess: only plain is timed yet, the others go by their FLOPs, and so '
-      'do lengths at equal time'
+      'a guess: arms without a time go by their FLOPs, and so do their lengths '
+      'at equal time'
     )
   if scored:
     there = len(scored) - len(unscored)

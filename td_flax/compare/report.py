@@ -83,7 +83,7 @@ def markdown(found: dict[str, Any]) -> str:
       continue
     lines += ['', f'## {protocol.capitalize().replace("_", " ")}', '']
     if protocol == TIME_TO_TARGET:
-      lines += _target(figures)
+      lines += _target(figures, conclusive=found['conclusive'])
     else:
       lines += [*_losses_table(protocol, figures), '']
       lines += _words(figures, conclusive=found['conclusive'])
@@ -284,7 +284,7 @@ def sentence(
   return text
 
 
-def _target(figures: dict[str, Any]) -> list[str]:
+def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   """The table of times and FLOPs to plain's loss."""
   lines = [
     "What an arm needs to reach plain's final loss for good, as a share of "
@@ -301,14 +301,16 @@ def _target(figures: dict[str, Any]) -> list[str]:
       f'{point["time"]:.2f}: {point["loss"]:.4f}' for point in x['points']
     )
     seeds = ', '.join(_crossing(y['time']) for y in x['by_seed'].values())
-    interval = (
-      '{:.3f} to {:.3f}'.format(*x['interval']) if x['interval'] else ''
-    )
+    cells = [_crossing(x['time']), '', seeds, _crossing(x['flops_share'])]
+    if x['diverged']:
+      cells = [DIVERGED, '', seeds, '']
+    elif x['interval']:
+      cells[1] = '{:.3f} to {:.3f}'.format(*x['interval'])
     lines.append(
-      f'| {arm} | {len(x["seeds"])} | {_crossing(x["time"])} | {interval} | '
-      f'{seeds} | '
-      f'{_crossing(x["flops_share"])} | {losses} |'
+      f'| {arm} | {len(x["seeds"])} | {" | ".join(cells)} | {losses} |'
     )
+  if not conclusive:
+    lines += ['', 'Inconclusive: nothing follows from these times.']
   fewest = min(len(x['seeds']) for x in figures.values())
   if fewest < statistics.ENOUGH_SEEDS:
     lines += ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']

@@ -91,7 +91,7 @@ def execute(
   configs: dict[Run, Config],
   scored: Iterable[Run],
   wanted: Scores,
-  report: Callable[[], None],
+  report: Callable[[dict[Run, str]], Any],
 ) -> dict[Run, str]:
   """Does what is left, as many runs at once as there are places.
 
@@ -102,7 +102,7 @@ def execute(
     configs: of the runs, in the order to do them.
     scored: the runs that are scored too.
     wanted: on what.
-    report: called after every run that has finished.
+    report: called with those that failed after every run that has ended.
 
   Returns:
     The runs that failed, and why in one line.
@@ -140,10 +140,11 @@ def execute(
           f'{count} of {len(configs)} done: {ended.name.folder}, '
           f'{", ".join(figures)}'
         )
-        report()
+        report(failed)
       elif not children.stopping:
         failed[ended.name] = ended.error
         progress.write_line(f'failed: {ended.name.folder}: {ended.error}')
+        report(failed)
   if children.stopping:
     raise errors.Stopped(
       f'stopped by a signal with {count} of {len(configs)} runs done; the same '

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from td_flax import combinations, errors, fields
+from td_flax import combinations, errors, fields, stages
 from td_flax import config as config_lib
 from td_flax.config import Config, DropConfig
 from td_flax.tasks import glue, recipe
@@ -198,7 +198,13 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
   arms = {name: _arm(base, name, text) for name, text in changes.items()}
   if RANDOM not in changes:
     text = _at_random(changes[file.reference], arms[file.reference].drop)
-    changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
+    try:
+      changes[RANDOM], arms[RANDOM] = text, _arm(base, RANDOM, text)
+    except errors.ConfigError as error:
+      raise errors.ConfigError(
+        f'{error} (made from reference={file.reference!r}; a file can name '
+        'its own)'
+      ) from None
   if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
     raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
   protocols = _protocols(file.protocols, arms)
@@ -230,14 +236,18 @@ def _arm(base: Config, name: str, text: Any) -> Config:
         raise errors.ConfigError(
           f'{key}: cannot differ between arms; set base.{key}'
         )
-    return config_lib.with_changes(base, values)
+    config = config_lib.with_changes(base, values)
+    stages.of(config)
+    return config
   except errors.ConfigError as error:
     raise errors.ConfigError(f'arms.{name}: {error}') from None
 
 
 def _at_random(text: str, drop: DropConfig) -> str:
   """The changes of an arm, with chance in place of its choice of tokens."""
-  pairs = dict(_pairs(text)) | {'drop.policy': 'random'}
+  pairs = dict(_pairs(text))
+  if drop.policy != 'none':  # else only its parts drop
+    pairs['drop.policy'] = 'random'
   if drop.stages:
     pairs['drop.stages'] = re.sub(
       r'policy=(?!none\b)\w+', 'policy=random', drop.stages

@@ -120,9 +120,18 @@ def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
 
 
 def fingerprint(config: Config) -> str:
-  """Of all that decides about an arm's step time, and about nothing more."""
+  """Of all that decides about an arm's step time."""
   flat = config_lib.flatten(config)
-  ours = 'data.sequence_length', 'drop.', 'model.', 'optimizer.', 'train.'
+  ours = (
+    'data.sequence_length',
+    'data.tokenizer',
+    'data.vocab_size',
+    'drop.',
+    'model.',
+    'optimizer.',
+    'parallel.',
+    'train.',
+  )
   return artifacts.fingerprint(
     {key: value for key, value in flat.items() if key.startswith(ours)}
   )

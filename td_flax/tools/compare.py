@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 import td_flax
-from td_flax import errors, flags
+from td_flax import bucket, errors, flags
 from td_flax.compare import machine as machine_lib
 from td_flax.compare import settings as settings_lib
 from td_flax.compare.settings import PLAIN, Settings
@@ -51,6 +51,8 @@ def main() -> None:
   values = absl_flags.FLAGS
   if not values.workdir:
     raise errors.ConfigError('--workdir: missing')
+  bucket.require_local('--workdir', values.workdir)
+  bucket.require_local('base.data.dir', settings.base.data.dir)
   path = pathlib.Path(values.workdir).absolute()
   data_dir = pathlib.Path(settings.base.data.dir or path / 'data').absolute()
   if settings.scores.names:
@@ -145,7 +147,7 @@ def _compare(
       planned,
       plan.scored(settings, lengths),
       settings.scores,
-      lambda: write_report({}),
+      write_report,
     )
   print(report.markdown(write_report(failed)))
   if failed:

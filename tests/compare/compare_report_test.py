@@ -1,5 +1,6 @@
 """The report on made-up runs: verdicts, partial comparisons, the plateau."""
 
+import copy
 import json
 import math
 import re
@@ -55,7 +56,9 @@ def all_runs(seeds):
   return runs
 
 
-def make(runs, unigram=6.0, failed=None, td='drop.policy=random'):
+def make(
+  runs, unigram=6.0, failed=None, td='drop.policy=random', timing=TIMING
+):
   raw = settings.default()
   raw.arms.td = td
   raw.reference = 'td'
@@ -64,7 +67,7 @@ def make(runs, unigram=6.0, failed=None, td='drop.policy=random'):
     'made-up',
     {name: arms[name] for name in ARMS},
     LENGTHS,
-    TIMING,
+    timing,
     runs,
     planned=40,
     failed=failed or {},
@@ -194,6 +197,30 @@ def test_an_arm_some_of_whose_runs_are_lost_has_no_verdict(how):
   # A control that lost runs is no measure either.
   random = found['protocols']['equal_time']['random']
   assert random['against']['plain']['verdict'] == 'better'
+
+
+def test_a_time_to_target_without_some_runs_is_none():
+  runs = all_runs(7)
+  for x in runs:
+    if (x['arm'], x['steps']) == ('td', 200) and x['seed'] > 4:
+      x['loss'] = None
+  found = make(runs)
+  td = found['protocols']['time_to_target']['td']
+  assert td['diverged'] == [5, 6]
+  assert ('td', 200) not in {(x['arm'], x['steps']) for x in found['front']}
+  text = report.markdown(found)
+  _, _, text = text.partition('## Time to target')
+  assert '| td | 5 | runs diverged | ' in text
+  assert '| shallow | 7 | runs diverged' not in text
+
+
+def test_a_scoring_that_failed_says_nothing_of_losses():
+  failed = {plan.Run('plain', 100, 0): 'no room'}
+  found = make(scored(5), failed=failed)
+  td = found['protocols']['equal_time']['td']
+  assert td['against']['plain']['verdict'] == 'better'
+  score = td['scores']['blimp']['against']['plain']
+  assert score['verdict'] == 'runs diverged'
 
 
 def test_arms_of_another_geometry_are_judged_by_scores_only():
@@ -334,3 +361,13 @@ def test_the_front_is_what_nothing_beats():
   # Shares of plain's time; all arms but plain take half of its seconds.
   assert [(x['steps'], x['time']) for x in front] == [(100, 0.5), (200, 1.0)]
   assert [x['loss'] for x in front] == [EQUAL, LATER]
+
+
+def test_the_rounding_of_steps_puts_nothing_on_the_front():
+  runs = all_runs(1)
+  for x in runs:
+    x['loss'] += x['arm'] == 'td'  # the worst
+  timing = copy.deepcopy(TIMING)
+  timing['arms']['td']['seconds_per_step'] *= 0.999
+  front = make(runs, timing=timing)['front']
+  assert 'td' not in {x['arm'] for x in front}

@@ -40,6 +40,14 @@ def test_the_random_control_has_the_parts_of_the_reference():
   assert found['plain'].drop.stages == ''
 
 
+def test_the_random_control_drops_nothing_where_the_reference_does_not():
+  stages = "'drop.stages=20%; 60% policy=random_ltd; rest'"
+  raw = make(arms={'td': f'drop.policy=none drop.keep=0.25 {stages}'})
+  random = settings.load(raw).arms['random'].drop
+  assert random.policy == 'none'
+  assert random.stages == '20%; 60% policy=random; rest'
+
+
 def test_the_parts_may_be_those_of_the_base():
   raw = make()
   raw.base.drop.stages = '80%; rest policy=none'

@@ -103,7 +103,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tiny):
   assert re.fullmatch(
     r'expected: [\d.]+ hours of training steps with --jobs=1', lines[-2]
   )
-  assert lines[-1].startswith('a guess: only plain is timed yet')
+  assert lines[-1].startswith('a guess: arms without a time go by')
   assert not path.exists()
 
 
@@ -269,6 +269,18 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tiny, done):
   [
     ([], '--config: missing; for example --config=configs/compare/smoke.py'),
     (['--config=configs/compare/smoke.py'], '--workdir: missing'),
+    (
+      ['--config=configs/compare/smoke.py', '--workdir=gs://b/x'],
+      '--workdir=gs://b/x: must be a local folder',
+    ),
+    (
+      [
+        '--config=configs/compare/smoke.py',
+        '--workdir=x',
+        '--config.base.data.dir=gs://b/x',
+      ],
+      'base.data.dir=gs://b/x: must be a local folder',
+    ),
     (
       ['--config=configs/quickstart.py', '--workdir=x'],
       'base: missing; start from td_flax.compare.settings.default()',

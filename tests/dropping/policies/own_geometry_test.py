@@ -131,7 +131,7 @@ def test_held_out_loss_is_also_measured_as_trained(
   steps = step.Steps(config, 300, special, engine)
   params = engine.place(nnx.split(steps._model())[1])
   rows = make_rows(8)
-  figures = evaluate.Evaluator(config, steps, engine, rows)(params)
+  figures = evaluate.Evaluator(config, steps, engine, rows, steps)(params)
   assert figures['eval/loss'] != figures['eval/own_loss']
   # The same 15% of positions whatever training masks.
   plain = make_config(parallel__num_devices=1)
