@@ -36,7 +36,7 @@ def content(
   *,
   planned: int,
   failed: dict[Run, str],
-  unigram: float,
+  context_free: statistics.ContextFree,
 ) -> dict[str, Any]:
   """All figures, of the runs that are there.
 
@@ -48,7 +48,7 @@ def content(
     finished: of `runs.read`.
     planned: how many runs there shall be.
     failed: what stopped these runs.
-    unigram: `statistics.unigram_loss`, nats.
+    context_free: what predicting without context costs.
 
   Returns:
     The content of report.json. Losses are held out and in nats, seconds those
@@ -87,7 +87,7 @@ def content(
   target = rows.get((PLAIN, whole))
   if target:
     mean = statistics.spread(_losses(target).values()).mean
-    reason = statistics.plateau(mean, unigram)
+    reason = statistics.plateau(mean, context_free.unigram)
   else:
     reason = f'no run of {PLAIN} has finished yet'
   return {
@@ -98,7 +98,7 @@ def content(
     'finished_runs': len(runs),
     'failed_runs': {run.folder: why for run, why in failed.items()},
     'not_finite_runs': [x['workdir'] for x in runs if x['loss'] is None],
-    'unigram_loss': unigram,
+    'context_free_loss': context_free._asdict(),
     'arms': {
       arm: {
         'change': x.change,

@@ -69,6 +69,10 @@ def markdown(found: dict[str, Any]) -> str:
     'over seeds. Intervals are 95% '
     "intervals of the mean paired difference by Student's t.",
     '',
+    'Without context a prediction costs {unigram:.3f} nats by how frequent '
+    'tokens are, and {shown:.3f} by what is shown at the position too, a tenth '
+    'of the time the token itself.'.format(**found['context_free_loss']),
+    '',
   ]
   problems = [f'{run}: {why}' for run, why in found['failed_runs'].items()]
   problems += [

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from td_flax.data import masking
+
 LEVEL = 0.95
 # With fewer seeds even an interval that excludes 0 is a first impression.
 ENOUGH_SEEDS = 5
@@ -118,29 +120,51 @@ def crossing_interval(
   return math.exp(found.low), math.exp(found.high)
 
 
-def unigram_loss(
-  train_counts: np.ndarray, held_out: np.ndarray, special: Sequence[int]
-) -> float:
-  """The held-out loss of the best predictor that does not look at the text.
+class ContextFree(NamedTuple):
+  """Held-out losses of the best predictors that do not look at the text.
 
-  It predicts how often each id occurs in the training rows; one that never
-  does counts as one that does once.
+  Nats per predicted token. Both know how often each id occurs in the training
+  rows; one that never does counts as one that does once.
+
+  Attributes:
+    unigram: knows nothing else.
+    shown: knows what is shown at the position too: [MASK], the token itself or
+      a random one (Devlin et al. 2019, section 3.1). BERT learns that before it
+      learns to use context.
+  """
+
+  unigram: float
+  shown: float
+
+
+def context_free(
+  train_counts: np.ndarray, held_out: np.ndarray, special: Sequence[int]
+) -> ContextFree:
+  """What predicting without context costs.
 
   Args:
     train_counts: int [V], of the ids in the training rows.
     held_out: rows of ids.
     special: ids that are never predicted.
-
-  Returns:
-    Nats per token.
   """
-  counts = np.maximum(train_counts, 1).astype(np.float64)
-  counts[list(special)] = 0
-  seen = np.bincount(held_out.ravel(), minlength=len(counts))
-  seen[list(special)] = 0
-  ids = np.flatnonzero(seen)
-  losses = np.log(counts.sum()) - np.log(counts[ids])
-  return float(losses @ seen[ids] / seen.sum())
+  ordinary = np.delete(np.arange(len(train_counts)), list(set(special)))
+  counts = np.maximum(train_counts[ordinary], 1).astype(np.float64)
+  seen = np.bincount(held_out.ravel(), minlength=len(train_counts))[ordinary]
+  p, q, v = counts / counts.sum(), seen / seen.sum(), len(ordinary)
+  unigram = -float(q @ np.log(p))
+  # The shown token s is x itself as often as it is a random one. So by Bayes
+  # P(x | s) = p(x) (1 / v + [x = s]) / (1 / v + p(s)), and -log of it is
+  # -log p(x) + log(1 + v p(s)) - [x = s] log(1 + v).
+  ratio = np.log1p(v * p)
+  itself = unigram + float(q @ ratio) - np.log1p(v)
+  random = unigram + float(ratio.mean()) - np.log1p(v) / v
+  kept = 1 - masking.MASK_SHARE - masking.RANDOM_SHARE
+  return ContextFree(
+    unigram,
+    masking.MASK_SHARE * unigram
+    + kept * itself
+    + masking.RANDOM_SHARE * random,
+  )
 
 
 def plateau(plain_loss: float, unigram: float) -> str:
@@ -148,7 +172,7 @@ def plateau(plain_loss: float, unigram: float) -> str:
 
   Args:
     plain_loss: of plain BERT at the end, mean over seeds, in nats.
-    unigram: `unigram_loss`.
+    unigram: of `context_free`.
   """
   limit = unigram - PLATEAU_MARGIN
   if plain_loss <= limit:

@@ -17,7 +17,7 @@ from td_flax.dropping import routing
 
 # Of the predicted positions, BERT shows 80% as [MASK], 10% as a random token
 # and 10% as they are (Devlin et al. 2019, section 3.1).
-_MASK, _RANDOM = 0.8, 0.1
+MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 
 
 class Segments(NamedTuple):
@@ -135,8 +135,8 @@ def mask(
 
   # Thresholds on 24 bits, exact in float32 and the same on every backend.
   action = action >> 8
-  as_mask = action < round(_MASK * 2**24)
-  as_random = ~as_mask & (action < round((_MASK + _RANDOM) * 2**24))
+  as_mask = action < round(MASK_SHARE * 2**24)
+  as_random = ~as_mask & (action < round((MASK_SHARE + RANDOM_SHARE) * 2**24))
   # The modulo favours small ids by less than 1 part in 60,000.
   random_ids = (draw % (vocab_size - len(specials))).astype(ids.dtype)
   for token in specials:  # step over the special ids

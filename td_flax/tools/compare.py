@@ -84,7 +84,7 @@ def _compare(
 
   packed = prepare.prepare(settings.base.data, data_dir)
   vocab_size = packed.tokenizer.vocab_size
-  unigram = statistics.unigram_loss(
+  context_free = statistics.context_free(
     packed.unigram_counts,
     evaluate.held_out(packed.eval, settings.base.eval.num_rows),
     packed.tokenizer.special.as_tuple(),
@@ -135,7 +135,7 @@ def _compare(
         ],
         planned=len(planned),
         failed=failed,
-        unigram=unigram,
+        context_free=context_free,
       )
       report.write(path, found, about)
       return found

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from td_flax.compare import figures, plan, plots, report, settings
+from td_flax.compare import figures, plan, plots, report, settings, statistics
 
 ARMS = 'plain', 'td', 'random', 'shallow'
 LENGTHS = {
@@ -71,7 +71,7 @@ def make(
     runs,
     planned=40,
     failed=failed or {},
-    unigram=unigram,
+    context_free=statistics.ContextFree(unigram, unigram - 0.5),
   )
 
 

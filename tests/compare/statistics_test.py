@@ -84,9 +84,22 @@ def test_the_unigram_loss_is_that_of_the_training_frequencies():
   rows = np.array([[0, 2, 2, 3, 1], [0, 2, 4, 1, 1]])
   p = np.array([6, 2, 1]) / 9
   expected = -(3 * np.log(p[0]) + np.log(p[1]) + np.log(p[2])) / 5
-  assert statistics.unigram_loss(counts, rows, [0, 1]) == pytest.approx(
-    expected
-  )
+  found = statistics.context_free(counts, rows, [0, 1])
+  assert found.unigram == pytest.approx(expected)
+
+
+def test_what_is_shown_is_worth_what_bayes_says():
+  counts = np.array([100, 100, 6, 2, 0])
+  rows = np.array([[0, 2, 2, 3, 1], [0, 2, 4, 1, 1]])
+  p, tokens = np.array([6, 2, 1]) / 9, [0, 0, 1, 0, 2]
+  # P(x and s is shown), for [MASK] and the ordinary ids.
+  joint = np.array([[0.8, 0.1 / 3, 0.1 / 3, 0.1 / 3]] * 3)
+  joint[:, 1:] += 0.1 * np.eye(3)
+  losses = -np.log(p[:, None] * joint / (p @ joint))
+  expected = np.mean([joint[x] @ losses[x] for x in tokens])
+  found = statistics.context_free(counts, rows, [0, 1])
+  assert found.shown == pytest.approx(expected)
+  assert found.shown < found.unigram
 
 
 def test_plain_must_have_left_the_plateau():
