@@ -159,12 +159,8 @@ def context_free(
   itself = unigram + float(q @ ratio) - np.log1p(v)
   random = unigram + float(ratio.mean()) - np.log1p(v) / v
   kept = 1 - masking.MASK_SHARE - masking.RANDOM_SHARE
-  return ContextFree(
-    unigram,
-    masking.MASK_SHARE * unigram
-    + kept * itself
-    + masking.RANDOM_SHARE * random,
-  )
+  shown = masking.MASK_SHARE * unigram + masking.RANDOM_SHARE * random
+  return ContextFree(unigram, float(shown + kept * itself))
 
 
 def plateau(plain_loss: float, unigram: float) -> str:
