@@ -5,9 +5,11 @@
       --workdir=runs/squad
 
 v1.1 or v2.0. `data.task_dir` holds train-v1.1.json and dev-v1.1.json (or
-v2.0); without it TFDS's `squad/v1.1` is read. Windows of 384 tokens that share
-128, two epochs, as Devlin et al. 2019 do; a model with fewer positions needs
-`--config.data.sequence_length` and a smaller `--config.task.stride`.
+v2.0); without it TFDS's `squad/v1.1` is read. Windows of 384 tokens and two
+epochs, as Devlin et al. 2019 do. Windows share 128 tokens, as in transformers;
+Devlin et al.'s doc_stride=128 is the step from one to the next. A model with
+fewer positions needs `--config.data.sequence_length` and a smaller
+`--config.task.stride`.
 """
 
 from td_flax.tasks import recipe

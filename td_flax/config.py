@@ -156,7 +156,8 @@ class TrainConfig:
   # P = floor(mask_rate * N) predicted positions per full row.
   mask_rate: float = fields.rule(0.15, 'above 0, below 1', lambda x: 0 < x < 1)
   seed: int = fields.seed()
-  # Parameters to start from: a workdir or a checkpoint step's directory.
+  # Parameters to start from: a workdir, a checkpoint step's directory, or a
+  # Hugging Face folder.
   init_from: str = ''
   # Updates with a non-finite loss in a row after which training stops.
   max_nonfinite: int = fields.at_least(10, 1)

@@ -10,7 +10,7 @@ import jax
 
 from td_flax import bucket, checkpoint, errors, leaves
 from td_flax.config import Config, ModelConfig
-from td_flax.data import tokenizer
+from td_flax.data import tokenizer, word_piece
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.hub import architecture, weights
 from td_flax.model import bert
@@ -35,7 +35,7 @@ class Pretrained(abc.ABC):
 
   Attributes:
     where: the key or flag that names it and its value, for messages.
-    source: the path of exactly these weights, for `train.init_from`.
+    source: the path or URL of exactly these weights, for `train.init_from`.
     model: the model.
     fixed: the keys of `model` that its weights depend on.
     fingerprint: its tokenizer's.
@@ -124,15 +124,19 @@ def find(
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
-  folder = bucket.model(path) if bucket.is_url(path) else pathlib.Path(path)
+  is_url = bucket.is_url(path)
+  folder = bucket.model(path) if is_url else pathlib.Path(path)
   if not folder.exists():
     raise errors.ConfigError(f'{where}: does not exist')
+  # Of a URL the local copy is nothing to remember.
+  source = path.rstrip('/') if is_url else str(folder.absolute())
   if architecture.is_folder(folder):
-    return OfHub(folder, where)
+    return OfHub(folder, where, source)
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
+    source = source.removesuffix(f'/checkpoints/{folder.name}')
     folder, step = folder.parents[1], folder.name
-  found = OfRun(Workdir(folder), where, step)
+  found = OfRun(Workdir(folder), where, step, source)
   if found.config.task.name and not may_be_tuned:
     start = found.config.train.init_from or 'random weights'
     raise errors.ConfigError(
@@ -149,9 +153,10 @@ class OfRun(Pretrained):
     workdir: the run's.
     config: the run's.
     step: the checkpoint's.
+    checkpoint: its folder.
   """
 
-  def __init__(self, workdir: Workdir, where: str, step: str):
+  def __init__(self, workdir: Workdir, where: str, step: str, source: str):
     self.where = where
     has_steps = workdir.checkpoints.is_dir() and checkpoint.steps(
       workdir.checkpoints
@@ -166,7 +171,8 @@ class OfRun(Pretrained):
     self.config = config
     self.model = config.model
     self.step = checkpoint.find_step(workdir.checkpoints, step, where)
-    self.source = str(workdir.checkpoints / str(self.step))
+    self.checkpoint = workdir.checkpoints / str(self.step)
+    self.source = f'{source}/checkpoints/{self.step}'
     self.fingerprint = fingerprints['tokenizer']
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     self.fixed = frozenset(names - _SAME_MODEL)
@@ -179,7 +185,7 @@ class OfRun(Pretrained):
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
     """The copy in the workdir."""
-    loaded = tokenizer.load(self.workdir.tokenizer, self.where)
+    loaded = tokenizer.load(self.workdir.tokenizer, '')
     if loaded.fingerprint != self.fingerprint:
       raise errors.CheckpointError(
         f'{self.workdir.tokenizer}: is not the tokenizer that '
@@ -192,20 +198,21 @@ class OfRun(Pretrained):
 
   def params(self, initial: Any) -> Any:
     """The checkpoint's parameters, verified."""
-    path = self.workdir.checkpoints / str(self.step)
     abstract = bert.abstract_params(self.model, self.tokenizer.vocab_size)
-    saved = leaves.to_host(checkpoint.load_params(path, abstract))
+    saved = leaves.to_host(checkpoint.load_params(self.checkpoint, abstract))
     arrays = leaves.to_host(initial)
     arrays |= {name: saved[name] for name in saved.keys() & arrays.keys()}
-    return leaves.fit(arrays, jax.eval_shape(lambda: initial), origin=path)
+    return leaves.fit(
+      arrays, jax.eval_shape(lambda: initial), origin=self.checkpoint
+    )
 
 
 class OfHub(Pretrained):
   """A folder of Hugging Face."""
 
-  def __init__(self, folder: pathlib.Path, where: str):
+  def __init__(self, folder: pathlib.Path, where: str, source: str):
     self.folder = folder
-    self.source = str(folder.absolute())
+    self.source = source
     self.where = where
     self.model = ModelConfig(**architecture.read(folder))
     self.fixed = architecture.FIXED
@@ -214,7 +221,9 @@ class OfHub(Pretrained):
       raise errors.CheckpointError(
         f'{folder}: holds no tokenizer: none of {", ".join(tokenizer.FILES)}'
       )
-    self._tokenizer = tokenizer.load(folder, where)
+    self._tokenizer = tokenizer.load(file, '')
+    if file.name == word_piece.VOCAB:
+      _check_case(file, self._tokenizer)
     ids, rows = self._tokenizer.vocab_size, architecture.vocab_size(folder)
     if not rows - _MAX_PADDING <= ids <= rows:
       raise errors.CheckpointError(
@@ -237,3 +246,20 @@ class OfHub(Pretrained):
     return weights.fill(
       initial, self.model, self.tokenizer.vocab_size, self.folder
     )
+
+
+def _check_case(path: pathlib.Path, loaded: Tokenizer) -> None:
+  """Refuses a cased `vocab.txt` where nothing says whether case is folded.
+
+  Raises:
+    errors.CheckpointError: names a piece that would never be used.
+  """
+  if word_piece.options_of(path.parent, lowercase=None)['lowercase'] is None:
+    for piece in map(loaded.piece, range(loaded.vocab_size)):
+      is_special = piece.startswith('[') and piece.endswith(']')
+      if piece != piece.lower() and not is_special:
+        raise errors.CheckpointError(
+          f'{path}: has pieces in upper case, such as {piece!r}; say whether '
+          'case is folded in a tokenizer_config.json beside it: '
+          '{"do_lower_case": false}'
+        )

@@ -30,6 +30,9 @@ _CHANGEABLE = frozenset({
   'train.profile_steps',
   'data.dir',
   'data.tfds_dir',
+  # A sweep grows by runs; those that are there stay what they are.
+  'task.seeds',
+  'task.grid',
 })  # fmt: skip
 
 

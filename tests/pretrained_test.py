@@ -117,6 +117,16 @@ def test_a_fine_tuned_run_is_no_start(source, tokenizer):
   assert exported.config.task.name == 'rte'
 
 
+@pytest.mark.parametrize('end', ['', '/', '/checkpoints/9'])
+def test_the_source_of_a_url_is_the_url(source, monkeypatch, end):
+  copy = source.path / end.strip('/')
+  monkeypatch.setattr(pretrained.bucket, 'model', lambda _: copy)
+  found = find(f'gs://b/run{end}')
+  assert found.source == 'gs://b/run/checkpoints/9'
+  assert found.checkpoint == source.checkpoints / '9'
+  assert find(copy).source == str(source.checkpoints / '9')
+
+
 def test_a_source_may_be_relative(source, monkeypatch):
   monkeypatch.chdir(source.checkpoints / '9')
   find(pathlib.Path()).check(CONFIG, 'aa')
@@ -132,6 +142,56 @@ def test_the_tokenizer_is_the_one_that_the_run_named(source, tokenizer):
   found = find(source.path)
   assert found.tokenizer.fingerprint == tokenizer.fingerprint
   assert found.model == CONFIG.model
+
+
+def test_a_damaged_tokenizer_is_named_once(source):
+  (source.tokenizer / 'tokenizer.model').write_bytes(b'x')
+  with pytest.raises(errors.DataError) as error:
+    find(source.path).tokenizer  # noqa: B018
+  assert str(error.value).startswith(f'{source.tokenizer}: ')
+
+
+@pytest.fixture
+def bert_folder(tmp_path):
+  """A folder of Hugging Face with a bare, cased vocabulary."""
+  pytest.importorskip('tokenizers', reason='needs the extra `hf`')
+  folder = tmp_path / 'hf'
+  folder.mkdir()
+  pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'Ada']
+  (folder / 'vocab.txt').write_text('\n'.join(pieces))
+  (folder / 'config.json').write_text('{"vocab_size": 7}')
+  return folder
+
+
+@pytest.mark.hf
+def test_a_cased_vocabulary_needs_to_be_called_so(bert_folder):
+  with pytest.raises(errors.CheckpointError, match="case, such as 'Ada'; say"):
+    find(bert_folder)
+  said = bert_folder / 'tokenizer_config.json'
+  for word in ('true', 'false'):
+    said.write_text(f'{{"do_lower_case": {word}}}')
+    assert find(bert_folder).tokenizer.lowercase == (word == 'true')
+  said.unlink()
+  vocabulary = bert_folder / 'vocab.txt'
+  vocabulary.write_text(vocabulary.read_text().replace('Ada', '[E1]'))
+  assert find(bert_folder).tokenizer.lowercase
+
+
+@pytest.mark.hf
+def test_the_source_of_a_url_of_a_folder_is_the_url(bert_folder, monkeypatch):
+  (bert_folder / 'tokenizer_config.json').write_text('{"do_lower_case": true}')
+  monkeypatch.setattr(pretrained.bucket, 'model', lambda _: bert_folder)
+  assert find('gs://b/hf/').source == 'gs://b/hf'
+
+
+@pytest.mark.hf
+def test_a_damaged_vocabulary_is_named_once(bert_folder):
+  (bert_folder / 'vocab.txt').write_text('[PAD]\na\na')
+  with pytest.raises(errors.DataError) as error:
+    find(bert_folder)
+  assert str(error.value) == (
+    f"{bert_folder / 'vocab.txt'}: the piece 'a' is there twice"
+  )
 
 
 def test_a_config_of_another_version_is_one_line(source):

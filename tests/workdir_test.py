@@ -70,6 +70,7 @@ def test_the_same_run_may_come_back(run, model):
     ('checkpoint', {'keep': 9, 'keep_best': False}),
     ('train', {'profile_steps': '10:13'}),
     ('data', {'dir': '/elsewhere', 'tfds_dir': '/there'}),
+    ('task', {'seeds': 3, 'grid': 'model.dropout=0.0,0.1'}),
   ],
 )
 def test_a_resume_may_change_what_is_not_learned(run, model, section, values):

@@ -35,7 +35,7 @@ def load(
   Args:
     path: a `.model`, a `tokenizer.json`, a `vocab.txt`, or a folder that holds
       one of them.
-    key: the config key that errors name.
+    key: the config key that errors name; '' where the path is no value of one.
     lowercase: whether a `vocab.txt` folds case, where no
       `tokenizer_config.json` beside it says so.
 
@@ -43,7 +43,7 @@ def load(
     errors.ConfigError: there is no such file, or it cannot be read.
     errors.DataError: it is not a usable tokenizer.
   """
-  origin = f'{key}={str(path)!r}'
+  origin = f'{key}={str(path)!r}' if key else str(path)
   path = pathlib.Path(path)
   try:
     if path.is_dir():

@@ -201,7 +201,9 @@ class WordPiece(vocabulary.Tokenizer):
     return (x.ids for x in encoded)
 
 
-def options_of(folder: pathlib.Path, *, lowercase: bool) -> dict[str, Any]:
+def options_of(
+  folder: pathlib.Path, *, lowercase: bool | None
+) -> dict[str, Any]:
   """The rules of a `vocab.txt`, by the `tokenizer_config.json` beside it.
 
   Args:

@@ -99,7 +99,7 @@ def is_folder(path: pathlib.Path) -> bool:
     return any(path.glob('*.safetensors')) or any(path.glob('pytorch_model*'))
   except ValueError:
     return True
-  return 'fingerprints' not in saved
+  return not (isinstance(saved, dict) and 'fingerprints' in saved)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / FILE
   try:
     saved = json.loads(path.read_bytes())
-    kind = saved.get('model_type')
+    kind = _kind(saved)
     saved = _DEFAULTS | saved
     model = {ours: int(saved[theirs]) for ours, theirs in _SIZES.items()}
     model |= {ours: float(saved[theirs]) for ours, theirs in _RATES.items()}
   except OSError as error:
     raise errors.CheckpointError(f'{path}: {error.strerror}') from error
-  except (ValueError, TypeError, AttributeError) as error:
+  except (ValueError, TypeError, AttributeError, OverflowError) as error:
     raise errors.CheckpointError(
       f'{path}: must be the config.json of a model ({error})'
     ) from error
@@ -130,9 +130,12 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
       )
 
   types, activations = ', '.join(_NORMS), ', '.join(_ACTIVATIONS)
-  require(kind in _NORMS, 'model_type', f'one of {types}')
+  # Of what JSON holds, some has no hash.
+  require(kind in [*_NORMS], 'model_type', f'one of {types}')
   require(
-    saved['hidden_act'] in _ACTIVATIONS, 'hidden_act', f'one of {activations}'
+    saved['hidden_act'] in [*_ACTIVATIONS],
+    'hidden_act',
+    f'one of {activations}',
   )
   require(
     saved.get('position_embedding_type', 'absolute') == 'absolute',
@@ -151,6 +154,15 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   }
 
 
+def _kind(saved: dict[str, Any]) -> Any:
+  """The `model_type`; the first folders of BERT name none."""
+  names = saved.get('architectures') or ['BertModel']
+  is_bert = isinstance(names, list) and str(names[0]).startswith(
+    ('BertFor', 'BertModel')
+  )
+  return saved.get('model_type', 'bert' if is_bert else None)
+
+
 def vocab_size(folder: pathlib.Path) -> int:
   """The rows of the word embedding that a `config.json` names.
 
@@ -160,7 +172,7 @@ def vocab_size(folder: pathlib.Path) -> int:
   path = folder / FILE
   try:
     return int((_DEFAULTS | json.loads(path.read_bytes()))['vocab_size'])
-  except (OSError, ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError, OverflowError) as error:
     raise errors.CheckpointError(
       f'{path}: vocab_size: must be a whole number ({error})'
     ) from error

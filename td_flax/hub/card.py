@@ -11,6 +11,7 @@ from td_flax.data.sentence_piece import SentencePiece
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.hub.architecture import Head
 from td_flax.model.task_model import FIRST, SPAN, TOKENS
+from td_flax.tasks import glue
 
 _HEAD = """\
 ---
@@ -40,6 +41,8 @@ _USES = {
   SPAN: ('question-answering', _SPANS, ''),
 }
 
+_PAIR = 'The film is good.'
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -68,6 +71,7 @@ def write(
   """The card as Markdown; without `head` of a masked-LM model."""
   config = run.config
   tag, code, text = _USES[head.output.reads if head else None]
+  example = {'text': text, 'text_pair': _PAIR} if _is_pair(config) else text
   size = f'{num_params / 1e6:,.1f}M parameters'
   if head:
     about = (
@@ -83,7 +87,7 @@ def write(
     f'# {config.name}',
     about,
     '## Use',
-    f'```python\n{code.format(tag=tag, text=text)}\n```',
+    f'```python\n{code.format(tag=tag, text=example)}\n```',
     _texts(config, tokenizer),
     '## Training',
     _table(_task_figures(run) if head else _figures(run)),
@@ -106,6 +110,12 @@ def write(
     'Nothing but the figures above was measured when this card was written.',
   ]
   return _HEAD.format(tag=tag) + '\n' + '\n\n'.join(sections) + '\n'
+
+
+def _is_pair(config: Config) -> bool:
+  """Whether its examples are two texts that are classified together."""
+  spec = glue.TASKS.get(config.task.name)
+  return len(spec.texts) == 2 if spec else bool(config.task.pair)
 
 
 def _kind(model: ModelConfig) -> str:

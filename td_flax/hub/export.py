@@ -67,11 +67,13 @@ def export(
     head: of a fine-tuned model; None is the masked-LM head.
 
   Raises:
-    errors.ConfigError: `folder` holds something.
+    errors.ConfigError: `folder` holds something, or one that is needed beside
+      it is there already.
     errors.DataError: the tokenizer has no counterpart, or the extra `hf` is not
       installed.
     errors.CheckpointError: the folder cannot be written.
   """
+  check_folder(folder)
   vocab_size = tokenizer.vocab_size
   fast = fast_tokenizer.make(tokenizer)
   lines = list(_lines())
@@ -94,7 +96,7 @@ def export(
   with _whole(folder) as part:
     weights.write(part / weights.SAFE, tensors)
     for name, text in files.items():
-      (part / name).write_text(text)
+      (part / name).write_text(text, encoding='utf-8')
     if isinstance(tokenizer, SentencePiece):
       tokenizer.save(part)
     _verify(part, model, arrays, vocab_size, reads)
@@ -132,16 +134,36 @@ def _lines() -> Iterator[str]:
   return itertools.islice(lines, _COMPARED_LINES)
 
 
-@contextlib.contextmanager
-def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write into, which becomes `folder` when all went well."""
+def check_folder(folder: pathlib.Path) -> None:
+  """Refuses a folder that cannot be written from nothing to the end.
+
+  Raises:
+    errors.ConfigError: it holds something, or the one that it is written as
+      is there already.
+  """
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise errors.ConfigError(
       f'--output={str(folder)!r}: exists; name a new folder'
     )
-  part = folder.with_name(f'{folder.name}.tmp')
+  part = _part(folder.resolve())
+  if part.exists():
+    raise errors.ConfigError(
+      f'--output={str(folder)!r}: is written as {part}, which exists; delete '
+      'that if an export was killed, or name another folder'
+    )
+
+
+def _part(folder: pathlib.Path) -> pathlib.Path:
+  """What an unfinished folder is called."""
+  return folder.with_name(f'{folder.name}.tmp')
+
+
+@contextlib.contextmanager
+def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write into, which becomes `folder` when all went well."""
+  folder = folder.resolve()
+  part = _part(folder)
   try:
-    shutil.rmtree(part, ignore_errors=True)  # of an interrupted export
     part.mkdir(parents=True)
     yield part
     part.replace(folder)

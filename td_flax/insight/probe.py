@@ -8,7 +8,6 @@ words of sentences that it was not fitted on.
 Letters: R rows, N tokens, W words that are probed, D width, C classes.
 """
 
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -98,7 +97,7 @@ def content(
   probed = choose(words)
 
   def next_step(run: OfRun, config: Config) -> tuple[Steps, TrainState]:
-    importance = checkpoint.load_importance(pathlib.Path(run.source))
+    importance = checkpoint.load_importance(run.checkpoint)
     return kept_lib.next_step(run, config, importance)
 
   def states(

@@ -7,7 +7,6 @@ dropped tokens through, so that nobody needs the colours.
 
 import dataclasses
 import html
-import pathlib
 
 import numpy as np
 
@@ -52,7 +51,7 @@ def coloured(workdir: str, text: str, step: str = 'latest') -> str:
     data=dataclasses.replace(config.data, sequence_length=len(row)),
     drop=dataclasses.replace(config.drop, keep=share),
   )
-  importance = checkpoint.load_importance(pathlib.Path(found.source))
+  importance = checkpoint.load_importance(found.checkpoint)
   kept = kept_lib.of_rows(found, config, importance, row[None], masked=False)
   pieces = [
     f'<span style="{_KEPT if x >= 0.5 else _DROPPED}" title="{x:.0%}">'

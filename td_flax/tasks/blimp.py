@@ -51,7 +51,8 @@ def read(
 
   Raises:
     errors.ConfigError: there is no such folder, or no such file in it.
-    errors.DataError: a file is empty or a line is not a pair.
+    errors.DataError: a file is empty, a line is not a pair, or two files hold
+      the same paradigm.
   """
   files = sorted(pathlib.Path(folder).glob('*.jsonl'))
   if not files:
@@ -59,7 +60,15 @@ def read(
       f'{key}={folder!r}: holds no .jsonl file; it must be the folder '
       "`data` of BLiMP's repository"
     )
-  return [_read(file, limit) for file in files]
+  found: dict[str, Paradigm] = {}
+  for file in files:
+    paradigm = _read(file, limit)
+    if paradigm.name in found:
+      raise errors.DataError(
+        f'{file}: has the UID {paradigm.name!r} of {found[paradigm.name].file}'
+      )
+    found[paradigm.name] = paradigm
+  return list(found.values())
 
 
 def _read(file: pathlib.Path, limit: int) -> Paradigm:

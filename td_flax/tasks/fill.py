@@ -18,13 +18,14 @@ from td_flax.pretrained import Pretrained
 # Stands where a mask is while text becomes tokens: a word like any other, so
 # that what is around it is cut as it would be around a word.
 _STAND_IN = 'it'
+_ALONE = f'a {PIECES.mask} must stand between spaces or punctuation'
 
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
   """The ids of a text, each `[MASK]` in it one id; uint16.
 
   Raises:
-    errors.DataError: the text has no `[MASK]`.
+    errors.DataError: the text has no `[MASK]`, or one that is part of a word.
   """
   parts = text.split(PIECES.mask)
   if len(parts) == 1:
@@ -35,11 +36,16 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
     joined += _STAND_IN + part
   ((ids, offsets),) = tokenizer.encode_with_offsets([joined])
   found = []
-  for index, (begin, _) in zip(ids, offsets, strict=True):
-    if begin in starts:
-      found.append(tokenizer.special.mask)
-    elif not any(x < begin < x + len(_STAND_IN) for x in starts):
+  for index, (begin, end) in zip(ids, offsets, strict=True):
+    under = [x for x in starts if begin < x + len(_STAND_IN) and x < end]
+    if not under:
       found.append(index)
+    elif begin < under[0] or end > under[0] + len(_STAND_IN):
+      raise errors.DataError(f'{text[:40]!r}: {_ALONE}')
+    elif begin == under[0]:
+      found.append(tokenizer.special.mask)
+  if found.count(tokenizer.special.mask) != len(starts):
+    raise errors.DataError(f'{text[:40]!r}: {_ALONE}')
   return np.array(found, np.uint16)
 
 
@@ -54,7 +60,8 @@ def fill(
     count: pieces for each of them.
 
   Raises:
-    errors.DataError: the text has no `[MASK]`, or is too long for the model.
+    errors.DataError: the text has no `[MASK]`, has one that is part of a word,
+      or is too long for the model.
   """
   tokenizer, special = found.tokenizer, found.tokenizer.special
   ids = encode(tokenizer, text)

@@ -15,7 +15,6 @@ from td_flax import evaluate as evaluation
 from td_flax.config import Config
 from td_flax.data import corpora
 from td_flax.data.packing import Packer
-from td_flax.data.vocabulary import Tokenizer
 from td_flax.pretrained import Pretrained
 
 _TOKENS_AT_ONCE = 16_384  # per device
@@ -23,30 +22,26 @@ _MAX_LENGTH = 512
 
 
 def evaluate(
-  found: Pretrained, engine: parallel.Engine, text: str, text_field: str
+  found: Pretrained, engine: parallel.Engine, rows: UInt16[np.ndarray, 'R N']
 ) -> dict[str, Any]:
   """The loss on a text.
 
   Args:
-    found: the model; it computes in float32.
+    found: the model; it computes in float32, with the attention that fits.
     engine: maps the rows over devices.
-    text: in the form of `data.files`.
-    text_field: of its JSON lines.
+    rows: the text, from `rows_of`.
 
   Returns:
-    `loss` in nats per predicted token, `perplexity` of that, `accuracy`, and
-    the number of `rows`.
-
-  Raises:
-    errors.UserError: the text cannot be read, or is empty.
+    `loss` in nats per predicted token, `perplexity` of that, `accuracy`, the
+    number of `rows`, and what figures depend on beside the model: `row_length`
+    and the fingerprint of the `tokenizer`.
   """
-  length = min(found.model.max_positions, _MAX_LENGTH)
+  length = rows.shape[1]
   tokenizer = found.tokenizer
-  rows = rows_of(text, text_field, tokenizer, length)
   default = Config()
   config = dataclasses.replace(
     default,
-    model=dataclasses.replace(found.model, dtype='float32'),
+    model=dataclasses.replace(found.model, dtype='float32', attention='auto'),
     data=dataclasses.replace(default.data, sequence_length=length),
     eval=dataclasses.replace(
       default.eval,
@@ -64,23 +59,26 @@ def evaluate(
     'perplexity': float(np.exp(figures['eval/loss'])),
     'accuracy': figures['eval/accuracy'],
     'rows': len(rows),
+    'row_length': length,
+    'tokenizer': tokenizer.fingerprint,
   }
 
 
 def rows_of(
-  text: str, text_field: str, tokenizer: Tokenizer, length: int
+  found: Pretrained, text: str, text_field: str
 ) -> UInt16[np.ndarray, 'R N']:
   """The packed rows of a text, in its order.
 
   Args:
+    found: the model; N is the most that it takes, up to 512.
     text: in the form of `data.files`.
     text_field: of its JSON lines.
-    tokenizer: makes the ids.
-    length: N.
 
   Raises:
     errors.UserError: it cannot be read, or is empty.
   """
+  tokenizer = found.tokenizer
+  length = min(found.model.max_positions, _MAX_LENGTH)
   packer = Packer(length, tokenizer.special)
   for source in corpora.parse(
     text, text_field=text_field, tfds_dir='', key='--text'

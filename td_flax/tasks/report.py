@@ -10,51 +10,75 @@ Results = dict[str, dict[str, Any]]  # model -> suite -> its figures
 
 
 def write(folder: pathlib.Path, results: Results, about: dict[str, Any]) -> str:
-  """Writes report.json, report.md and, with matplotlib, report.png.
+  """Writes report.json and report.md.
 
   Args:
-    folder: made if it is missing.
-    results: what each suite returned for each model.
+    folder: is there.
+    results: what each suite returned for each model, so far.
     about: what else the JSON tells: command, versions, machine.
 
   Returns:
     The Markdown.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   content = json.dumps({**about, 'models': results}, indent=1) + '\n'
   artifacts.write_atomically(folder / 'report.json', content.encode())
   text = _markdown(results)
   artifacts.write_atomically(folder / 'report.md', text.encode())
-  _plot(folder / 'report.png', _panels(results))
   return text
+
+
+def draw(folder: pathlib.Path, results: Results) -> None:
+  """Draws report.png where there is matplotlib, and something to compare.
+
+  Args:
+    folder: is there.
+    results: what each suite returned for each model.
+  """
+  panels = _panels(results)
+  if panels:
+    _plot(folder / 'report.png', panels)
+
+
+def _of(suite: str, results: Results) -> dict[str, Any]:
+  """What a suite returned, by model, for those that it is done with."""
+  return {name: x[suite] for name, x in results.items() if suite in x}
+
+
+def _compares(heldout: dict[str, Any]) -> bool:
+  """Whether losses per token are of the same tokens, in rows as long."""
+  kinds = {(x['tokenizer'], x['row_length']) for x in heldout.values()}
+  return len(kinds) == 1
 
 
 def _markdown(results: Results) -> str:
   lines = ['# Evaluation', '']
-  names = list(results)
-  if any('heldout' in suites for suites in results.values()):
+  if heldout := _of('heldout', results):
     lines += [
       '## Held-out text',
       '',
       '| model | loss, nats per token | perplexity | accuracy | rows |',
       '|---|---|---|---|---|',
     ]
-    for name, suites in results.items():
-      x = suites['heldout']
+    for name, x in heldout.items():
       lines.append(
         f'| {name} | {x["loss"]:.4f} | {x["perplexity"]:.2f} | '
         f'{x["accuracy"]:.1%} | {x["rows"]:,} |'
       )
+    if not _compares(heldout):
+      lines += [
+        '',
+        'Losses do not compare: the tokenizers or the lengths of rows differ.',
+      ]
     lines.append('')
-  if any('glue' in suites for suites in results.values()):
-    lines += _glue({name: suites['glue'] for name, suites in results.items()})
-  if any('blimp' in suites for suites in results.values()):
-    figures = [suites['blimp'] for suites in results.values()]
+  if glue := _of('glue', results):
+    lines += _glue(glue)
+  if blimp := _of('blimp', results):
+    figures = list(blimp.values())
     lines += [
       f'## BLiMP, {figures[0]["pairs"]:,} pairs',
       '',
-      f'| accuracy, % (chance: 50) | {" | ".join(names)} |',
-      '|---|' + '---|' * len(names),
+      f'| accuracy, % (chance: 50) | {" | ".join(blimp)} |',
+      '|---|' + '---|' * len(blimp),
       _line('**overall**', [x['overall'] for x in figures]),
     ]
     for kind in ('fields', 'terms', 'paradigms'):
@@ -119,34 +143,30 @@ class _Panel(NamedTuple):
 
 
 def _panels(results: Results) -> list[_Panel]:
-  """A panel for each suite."""
+  """A panel for each suite whose figures compare."""
   panels = []
-  if all('heldout' in suites for suites in results.values()):
-    bars = {
-      model: {'loss': suites['heldout']['loss']}
-      for model, suites in results.items()
-    }
+  heldout = _of('heldout', results)
+  if heldout and _compares(heldout):
+    bars = {model: {'loss': x['loss']} for model, x in heldout.items()}
     title = 'Held-out text, nats per token (less is better)'
     panels.append(_Panel(title, bars, {}, None, None))
-  if all('blimp' in suites for suites in results.values()):
+  if blimp := _of('blimp', results):
     bars = {
-      model: _percent(
-        {'overall': suites['blimp']['overall'], **suites['blimp']['terms']}
-      )
-      for model, suites in results.items()
+      model: _percent({'overall': x['overall'], **x['terms']})
+      for model, x in blimp.items()
     }
     title = 'BLiMP accuracy, % (dashed: chance)'
     panels.append(_Panel(title, bars, {}, 50, 100))
-  if all('glue' in suites for suites in results.values()):
+  if glue := _of('glue', results):
     bars, deviations = {}, {}
-    for model, suites in results.items():
+    for model, suite in glue.items():
       figures = {
         f'{task} ({name})': x['figures'][name]
-        for task, x in suites['glue']['tasks'].items()
+        for task, x in suite['tasks'].items()
         for name in x['official']
       }
       means = {name: x['mean'] for name, x in figures.items()}
-      bars[model] = _percent({'average': suites['glue']['average'], **means})
+      bars[model] = _percent({'average': suite['average'], **means})
       deviations[model] = _percent(
         {name: x['deviation'] or 0.0 for name, x in figures.items()}
       )

@@ -54,14 +54,14 @@ class Scorer:
   """Scores sentences by masking each of their tokens once.
 
   Args:
-    found: the model; it computes in float32.
+    found: the model; it computes in float32, with the attention that fits.
     engine: maps the rows over devices.
   """
 
   def __init__(self, found: Pretrained, engine: parallel.Engine):
     self._tokenizer = found.tokenizer
     self._engine = engine
-    config = dataclasses.replace(found.model, dtype='float32')
+    config = dataclasses.replace(found.model, dtype='float32', attention='auto')
     self._max_length = config.max_positions
     model = bert.Bert(config, found.tokenizer.vocab_size, nnx.Rngs(0), engine)
     self._graph, params = nnx.split(model)

@@ -176,6 +176,10 @@ class Sentences(Task):
       file = self._spec.test.get(split, file)
     return {file: '\n'.join(lines) + '\n'}
 
+  def details(self) -> dict[str, list[str]]:
+    """The indices that stand before predictions."""
+    return {name: [*map(str, x)] for name, x in self._indices.items()}
+
 
 def _fitting(lengths: list[int], room: int) -> list[int]:
   """How much is kept of one text or of two, in `room` ids together."""

@@ -169,6 +169,10 @@ class Squad(Task):
     }
     return {name: json.dumps(x, indent=1) for name, x in files.items()}
 
+  def details(self) -> list[tuple]:
+    """What is known of the questions of dev, but for where they were read."""
+    return [question[1:] for question in self._questions]
+
   def _predicted(
     self, nbest: dict[str, list[_Answer]], odds: dict[str, float]
   ) -> dict[str, str]:

@@ -45,16 +45,27 @@ def points(config: Config) -> list[Point]:
   """All combinations of the values in `task.grid`.
 
   Raises:
-    errors.ConfigError: the grid has another form, or a value is not valid.
+    errors.ConfigError: the grid has another form, a value is not valid, or a
+      key or a value of a key is there twice.
   """
   axes = [_axis(axis.strip()) for axis in config.task.grid.split(';') if axis]
-  return [
+  keys = [axis[0][0] for axis in axes]
+  for key in keys:
+    if keys.count(key) > 1:
+      raise errors.ConfigError(f'task.grid: {key}: is there twice')
+  found = [
     Point(
       ','.join(f'{key}={text}' for key, text in combination) or 'runs',
       _changed(config, dict(combination)),
     )
     for combination in itertools.product(*axes)
   ]
+  for key, axis in zip(keys, axes, strict=True):
+    values = [config_lib.parse(key, text) for _, text in axis]
+    for value in values:
+      if values.count(value) > 1:
+        raise errors.ConfigError(f'task.grid: {key}={value}: is there twice')
+  return found
 
 
 def _axis(axis: str) -> list[tuple[str, str]]:
@@ -113,10 +124,12 @@ def run(
       f'{name} {x:.4f}' for name, x in content['figures'].items()
     )
     progress.write_line(f'  {figures}')
-    results.setdefault(point, []).append({**content, 'path': str(run_path)})
+    # As it is wherever the workdir is copied to.
+    place = {'path': str(run_path.relative_to(path))}
+    results.setdefault(point, []).append(content | place)
   content = _content(config, task, results)
   if jax.process_index() == 0:
-    best = pathlib.Path(content['best']['path'])
+    best = path / content['best']['path']
     for _, run_path, _ in runs:
       if run_path != best:
         shutil.rmtree(Workdir(run_path).checkpoints, ignore_errors=True)
@@ -153,6 +166,8 @@ def _content(
   for name, runs in results.items():
     figures = {}
     for key in runs[0]['figures']:
+      if key.endswith('_thresh'):
+        continue  # no score: neither large nor small is good
       values = [x['figures'][key] for x in runs]
       figures[key] = {
         'mean': statistics.fmean(values),

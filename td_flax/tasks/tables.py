@@ -46,7 +46,8 @@ def read(
   Raises:
     errors.ConfigError: there is no such file, it is of no known kind, or a
       column is not there.
-    errors.DataError: the file is empty or damaged, or a row is broken.
+    errors.DataError: the file is empty or damaged, a column is there twice, or
+      a row is broken; of one column, is blank with others behind it.
   """
   path = pathlib.Path(path)
   readers: dict[str, Callable[..., Iterator[Row]]] = {
@@ -125,10 +126,19 @@ def _separated(
         f'{path}:1: has no column {absent[0]!r}; there are '
         f'{", ".join(names) or "none"}'
       )
+    twice = [x for x in columns if names.count(x) > 1]
+    if twice:
+      raise errors.DataError(f'{path}:1: has two columns {twice[0]!r}')
+  blank = 0
   for number, fields in lines:
-    if fields and fields != ['']:
-      # What is too many has the name None, what lacks the value None.
-      yield Row(f'{path}:{number}', dict(itertools.zip_longest(names, fields)))
+    if not fields or fields == ['']:
+      blank = blank or number
+      continue
+    # It may be an example, and the numbers of those behind it would be wrong.
+    if blank and len(names) == 1:
+      raise errors.DataError(f'{path}:{blank}: is blank')
+    # What is too many has the name None, what lacks the value None.
+    yield Row(f'{path}:{number}', dict(itertools.zip_longest(names, fields)))
 
 
 def _fields(path: pathlib.Path, text: str) -> Iterator[tuple[int, list[str]]]:

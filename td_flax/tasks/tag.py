@@ -147,6 +147,10 @@ class Tag(task.Task):
     )
     return {f'{split}.tsv': text}
 
+  def details(self) -> dict[str, list[list[str]]]:
+    """The words, of which ids do not tell all, and where sentences end."""
+    return {name: split.sentences for name, split in self._splits.items()}
+
   def _names(self, labels: Int[np.ndarray, ' W']) -> list[str]:
     return [self.labels[x] for x in labels]
 

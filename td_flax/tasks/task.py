@@ -4,7 +4,7 @@ Letters: S examples, N tokens, P outputs of an example, C classes.
 """
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,11 +79,15 @@ class Task(abc.ABC):
   ) -> dict[str, str]:
     """What is predicted for a split of `dev` or `test`: file name -> text."""
 
+  @abc.abstractmethod
+  def details(self) -> Any:
+    """What scores and files depend on beside examples and labels, for JSON."""
+
   def fingerprint(self) -> str:
-    """Equal for equal examples whose labels have equal names."""
+    """Equal for equal examples, names of labels and details."""
     splits = {'train': self.train, 'dev': self.dev, 'test': self.test}
     digests = leaves.digests(leaves.to_host(splits))
-    return artifacts.fingerprint([digests, self.labels])
+    return artifacts.fingerprint([digests, self.labels, self.details()])
 
 
 def assemble(

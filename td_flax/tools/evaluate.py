@@ -5,20 +5,23 @@
         --blimp_dir=$DATA/blimp --text='held_out/*.txt' --output=report
 
 Every entry of --workdir is a workdir, one of its checkpoints/<step>, or a
-folder of Hugging Face. Writes report.json, report.md and report.png, and prints
-the Markdown. BLiMP's folder is `data` of github.com/alexwarstadt/blimp, GLUE's
-the one of its own download; fine-tuning on GLUE leaves its runs in
-OUTPUT/glue/MODEL/TASK and goes on there after an interruption.
+folder of Hugging Face. Writes report.json and report.md, anew after each suite
+of each model, in the end report.png, and prints the Markdown. BLiMP's folder is
+`data` of github.com/alexwarstadt/blimp, GLUE's the one of its own download;
+fine-tuning on GLUE leaves its runs in OUTPUT/glue/MODEL/TASK and goes on there
+after an interruption.
 """
 
 import pathlib
 import platform
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags
+from td_flax import bucket, errors, flags
 from td_flax.tasks import recipe
 
 _SUITES = ('glue', 'blimp', 'heldout')
@@ -68,7 +71,8 @@ def main() -> None:
   from td_flax.tasks import blimp, glue_suite, heldout, report, scorer
 
   compilation.keep_programs()
-  # All that can be refused is refused before anything is computed.
+  # Models, text and the output are refused before anything is computed; the
+  # files of GLUE are only looked for: each task reads its own.
   found = {
     name: pretrained.find(path, '--workdir', values.step)
     for name, path in _names(values.workdir).items()
@@ -84,28 +88,14 @@ def main() -> None:
     paradigms = blimp.read(values.blimp_dir, values.limit)
     for model in found.values():
       blimp.check_lengths(paradigms, model.tokenizer, model.model.max_positions)
+  rows = {}
+  if 'heldout' in values.suite:
+    rows = {
+      name: heldout.rows_of(model, values.text, values.text_field)
+      for name, model in found.items()
+    }
   engine = parallel.make(config.ParallelConfig())
-  results = {name: {} for name in found}
-  for name, model in found.items():
-    if 'heldout' in values.suite:
-      results[name]['heldout'] = heldout.evaluate(
-        model, engine, values.text, values.text_field
-      )
-    if paradigms is not None:
-      results[name]['blimp'] = blimp.evaluate(
-        scorer.Scorer(model, engine), paradigms
-      )
-    if tasks:
-      results[name]['glue'] = glue_suite.evaluate(
-        model,
-        engine,
-        pathlib.Path(values.output) / 'glue' / name.replace('/', '_'),
-        values.glue_dir,
-        tasks,
-        seeds=values.seeds,
-        epochs=values.epochs,
-        learning_rate=values.learning_rate,
-      )
+  output = _make(values.output)
   about = {
     'command': shlex.join(
       ['python', '-m', 'td_flax.tools.evaluate', *sys.argv[1:]]
@@ -114,13 +104,42 @@ def main() -> None:
     'python': platform.python_version(),
     'platform': engine.platform,
   }
-  print(report.write(pathlib.Path(values.output), results, about))
+
+  def measured(name: str, model: pretrained.Pretrained) -> Iterator[tuple]:
+    """Suites and their figures, as they come."""
+    if rows:
+      yield 'heldout', heldout.evaluate(model, engine, rows[name])
+    if paradigms is not None:
+      yield 'blimp', blimp.evaluate(scorer.Scorer(model, engine), paradigms)
+    if tasks:
+      yield (
+        'glue',
+        glue_suite.evaluate(
+          model,
+          engine,
+          output / 'glue' / name.replace('/', '_'),
+          values.glue_dir,
+          tasks,
+          seeds=values.seeds,
+          epochs=values.epochs,
+          learning_rate=values.learning_rate,
+        ),
+      )
+
+  results: report.Results = {name: {} for name in found}
+  for name, model in found.items():
+    for suite, figures in measured(name, model):
+      results[name][suite] = figures
+      text = report.write(output, results, about)
+  report.draw(output, results)
+  print(text)
 
 
 def _check(values: absl_flags.FlagValues) -> None:
   for name in ('workdir', 'suite', 'output'):
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
+  bucket.require_local('--output', values.output)
   for suite in values.suite:
     if suite not in _SUITES:
       raise errors.ConfigError(
@@ -130,6 +149,20 @@ def _check(values: absl_flags.FlagValues) -> None:
   for suite, name in needed:
     if suite in values.suite and not values[name].value:
       raise errors.ConfigError(f'--{name}: missing; --suite={suite} needs it')
+
+
+def _make(output: str) -> pathlib.Path:
+  """The report's folder, into which files can be written."""
+  folder = pathlib.Path(output)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except OSError as error:
+    raise errors.ConfigError(
+      f'--output={output!r}: cannot be written ({error.strerror})'
+    ) from error
+  return folder
 
 
 def _names(paths: list[str]) -> dict[str, str]:

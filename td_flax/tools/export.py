@@ -15,7 +15,7 @@ import pathlib
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags
+from td_flax import bucket, errors, flags
 
 
 def define_flags() -> None:
@@ -37,10 +37,13 @@ def main() -> None:
   for name in ('workdir', 'output'):
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
+  bucket.require_local('--output', values.output)
   from td_flax import checkpoint, pretrained
   from td_flax.hub import architecture, card, export
   from td_flax.model import bert, task_model
 
+  output = pathlib.Path(values.output)
+  export.check_folder(output)
   found = pretrained.find(
     values.workdir, '--workdir', values.step, may_be_tuned=True
   )
@@ -56,10 +59,10 @@ def main() -> None:
         f'{found.workdir.summary_json}: missing or of another version; a '
         'fine-tuned model is exported when its run is finished'
       )
-    output = task_model.Output(**summary['output'])
-    head = architecture.Head(output, tuple(summary['labels']))
+    said = task_model.Output(**summary['output'])
+    head = architecture.Head(said, tuple(summary['labels']))
     abstract = task_model.abstract_params(
-      found.model, output, tokenizer.vocab_size, tokenizer.special
+      found.model, said, tokenizer.vocab_size, tokenizer.special
     )
   else:
     head = None
@@ -70,10 +73,8 @@ def main() -> None:
     eval_loss=found.eval_loss,
     summary=summary,
   )
-  params = checkpoint.load_params(pathlib.Path(found.source), abstract)
-  done = export.export(
-    pathlib.Path(values.output), found.model, params, tokenizer, run, head
-  )
+  params = checkpoint.load_params(found.checkpoint, abstract)
+  done = export.export(output, found.model, params, tokenizer, run, head)
   print(f'{values.output}: step {found.step:,}, {done.num_params:,} parameters')
   print(
     f'  tokenizer  ids differ on {len(done.differing)} of {done.num_lines:,} '

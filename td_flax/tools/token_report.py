@@ -86,7 +86,7 @@ def main() -> None:
   else:
     rows = packed.eval[np.arange(min(values.num_rows, len(packed.eval)))]
   rows = rows[: values.num_rows]
-  importance = checkpoint.load_importance(pathlib.Path(found.source))
+  importance = checkpoint.load_importance(found.checkpoint)
   kept = kept_lib.of_rows(found, config, importance, rows)
   content: dict[str, Any] = {
     'workdir': values.workdir,

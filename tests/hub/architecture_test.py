@@ -39,13 +39,35 @@ def test_what_is_left_out_is_bert_base(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'names', [{}, {'architectures': ['BertForMaskedLM']}, {'architectures': None}]
+)
+def test_without_a_model_type_it_is_bert(tmp_path, names):
+  (tmp_path / 'config.json').write_text(json.dumps(names))
+  assert architecture.read(tmp_path)['norm'] == 'post'
+
+
+@pytest.mark.parametrize('content', ['null', '{"vocab_size": Infinity}'])
+def test_a_size_that_is_no_number_is_one_line(tmp_path, content):
+  (tmp_path / 'config.json').write_text(content)
+  with pytest.raises(errors.CheckpointError, match='must be a whole number'):
+    architecture.vocab_size(tmp_path)
+
+
+@pytest.mark.parametrize(
   ('content', 'problem'),
   [
     (None, 'No such file'),
     ('{"model_type": "be', 'must be the config'),
     ('[]', 'must be the config'),
     ('{"model_type": "roberta"}', r"'roberta': must be one of bert, megatron-"),
-    ('{}', 'model_type=None: must be one of bert'),
+    ('null', 'must be the config'),
+    ('3', 'must be the config'),
+    ('{"model_type": null}', 'model_type=None: must be one of bert'),
+    ('{"model_type": ["bert"]}', r"model_type=\['bert'\]: must be one of"),
+    ('{"architectures": ["RobertaModel"]}', 'model_type=None: must be'),
+    ('{"architectures": "BertModel"}', 'model_type=None: must be'),
+    ('{"hidden_act": ["gelu"]}', r"hidden_act=\['gelu'\]: must be one of"),
+    ('{"hidden_size": Infinity}', 'must be the config'),
     ('{"model_type": "bert", "hidden_act": "relu"}', "hidden_act='relu'"),
     ('{"model_type": "bert", "hidden_size": "wide"}', 'must be the config'),
     (
@@ -65,4 +87,6 @@ def test_another_architecture_is_one_line(tmp_path, content, problem):
   with pytest.raises(errors.CheckpointError, match=problem) as error:
     architecture.read(tmp_path)
   assert str(error.value).startswith(str(tmp_path / 'config.json'))
+  if content is not None:
+    assert architecture.is_folder(tmp_path)
   assert '\n' not in str(error.value)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import shutil
 import sys
 
@@ -126,6 +127,26 @@ def test_a_folder_that_holds_something_is_left_alone(folder, bpe):
   with pytest.raises(errors.ConfigError, match='exists; name a new folder'):
     exported(path, config, bpe)
   assert before == {x: x.read_bytes() for x in path.iterdir()}
+
+
+def test_a_folder_beside_it_is_left_alone(small, bpe, tmp_path, monkeypatch):
+  mine = tmp_path / 'hf.tmp' / 'mine'
+  mine.parent.mkdir()
+  mine.touch()
+  # Before anything is computed.
+  monkeypatch.setattr(export.fast_tokenizer, 'make', None)
+  with pytest.raises(errors.ConfigError, match=r'hf\.tmp, which exists; del'):
+    exported(tmp_path / 'hf', small(), bpe)
+  assert mine.exists()
+
+
+def test_the_folder_may_be_the_one_that_one_is_in(
+  small, bpe, tmp_path, monkeypatch
+):
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  exported(pathlib.Path(), small(), bpe)
+  assert (tmp_path / 'here' / 'config.json').exists()
 
 
 def test_a_failed_export_leaves_nothing(small, bpe, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from hub_models import TEXTS, randomize
 
+from td_flax import config as config_lib
 from td_flax.hub import card, export
 from td_flax.hub.architecture import Head
 from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output, TaskModel
@@ -103,6 +104,25 @@ def test_a_model_with_one_token_type_takes_pairs(tmp_path, small, bpe):
   model = exported(path, config, bpe, HEADS['SequenceClassification'])
   theirs = transformers.BertForSequenceClassification.from_pretrained(path)
   assert_equal_outputs(model, theirs, pairs(path))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'is_pair'),
+  [
+    ({'task.name': 'sst2'}, False),
+    ({'task.name': 'rte'}, True),
+    ({'task.name': 'regress'}, False),
+    ({'task.name': 'regress', 'task.pair': 'title'}, True),
+  ],
+)
+def test_the_card_of_a_pair_shows_two_texts(small, bpe, changes, is_pair):
+  config = config_lib.with_changes(small(), changes)
+  run = card.Run(config=config, step=7, eval_loss=None, summary=SUMMARY)
+  head = HEADS['SequenceClassification']
+  text = card.write(run, config.model, bpe, num_params=9, head=head)
+  shown = "model({'text': 'A film that is worth its time.', 'text_pair': "
+  assert (shown in text) == is_pair
+  assert ("model('A film" in text) != is_pair
 
 
 def test_the_card_tells_of_the_task(tmp_path, small, bpe):

@@ -77,6 +77,14 @@ def test_a_file_that_is_no_paradigm_is_one_line(tmp_path, content, problem):
   assert '\n' not in str(error.value)
 
 
+def test_a_paradigm_in_two_files_is_one_line(folder):
+  (folder / 'd.jsonl').write_text(pair('yes', 'no', 'a'))
+  with pytest.raises(
+    errors.DataError, match=r"d\.jsonl: has the UID 'a' of .*a\.jsonl$"
+  ):
+    blimp.read(str(folder))
+
+
 def test_a_sentence_that_is_too_long_is_named(folder, tokenizer):
   paradigms = blimp.read(str(folder))
   blimp.check_lengths(paradigms, tokenizer, 40)

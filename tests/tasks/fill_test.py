@@ -40,6 +40,27 @@ def test_a_mask_is_one_token_and_the_rest_is_cut_as_around_a_word(tokenizer):
   assert pieces(tokenizer, ids) == masked
 
 
+@pytest.mark.parametrize('text', ['un[MASK] bark', 'does [MASK]s', 'x[MASK]y'])
+def test_a_mask_in_a_word_is_refused(text):
+  # Pieces that reach over the edges of what stands for the mask.
+  corpus = ['units bark xity', 'unit its xity'] * 50
+  tokenizer = sentence_piece.train(
+    corpus, kind='bpe', vocab_size=300, lowercase=True
+  )
+  with pytest.raises(errors.DataError, match='must stand between spaces'):
+    fill.encode(tokenizer, text)
+
+
+def test_white_space_before_a_mask_may_be_a_piece(tokenizer, monkeypatch):
+  def pieces(texts):
+    del texts
+    return [(np.array([7, 8, 9]), np.array([[2, 2], [2, 4], [4, 5]]))]
+
+  monkeypatch.setattr(tokenizer, 'encode_with_offsets', pieces)
+  mask = tokenizer.special.mask
+  assert fill.encode(tokenizer, 'a [MASK].').tolist() == [7, mask, 9]
+
+
 def test_the_best_pieces_are_those_of_the_model(run, tokenizer):
   found, model = run
   first, second = fill.fill(found, 'does [MASK] bark at [MASK]?', count=3)

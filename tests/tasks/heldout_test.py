@@ -1,3 +1,4 @@
+import dataclasses
 import pydoc_data.topics
 
 import numpy as np
@@ -17,15 +18,27 @@ def text(tmp_path):
   return str(path)
 
 
+def measure(found, text, engine):
+  return heldout.evaluate(found, engine, heldout.rows_of(found, text, 'text'))
+
+
+def test_a_model_of_another_attention_has_the_same_loss(run, text):
+  engine = parallel.make(ParallelConfig(num_devices=1))
+  before = measure(run.found, text, engine)
+  run.found.model = dataclasses.replace(run.found.model, attention='cudnn')
+  assert measure(run.found, text, engine) == before
+
+
 def test_the_loss_is_the_same_on_any_devices(run, text):
   one, eight = (
-    heldout.evaluate(
-      run.found, parallel.make(ParallelConfig(num_devices=n)), text, 'text'
-    )
+    measure(run.found, text, parallel.make(ParallelConfig(num_devices=n)))
     for n in (1, 8)
   )
+  prints = {x.pop('tokenizer') for x in (one, eight)}
+  assert prints == {run.tokenizer.fingerprint}
   assert one == pytest.approx(eight, rel=1e-5)
   assert one['rows'] > 10
+  assert one['row_length'] == 40
   assert one['perplexity'] == pytest.approx(np.exp(one['loss']))
 
 
@@ -50,7 +63,7 @@ def test_the_loss_is_that_of_pretraining_on_the_same_text(
   done = train.train(config, tmp_path / 'run')
   found = pretrained.find(str(tmp_path / 'run'), '--workdir')
   engine = parallel.make(config.parallel)
-  measured = heldout.evaluate(found, engine, text, 'text')
+  measured = measure(found, text, engine)
   assert measured['rows'] > 10
   assert measured['loss'] == pytest.approx(done['last_eval_loss'], rel=1e-6)
 
@@ -59,4 +72,4 @@ def test_a_text_without_words_is_one_line(run, tmp_path):
   (tmp_path / 'empty.txt').write_text('\n \n')
   path = str(tmp_path / 'empty.txt')
   with pytest.raises(errors.DataError, match='holds no text'):
-    heldout.evaluate(run.found, parallel.make(ParallelConfig()), path, 'text')
+    heldout.rows_of(run.found, path, 'text')

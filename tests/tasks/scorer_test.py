@@ -63,6 +63,12 @@ def test_a_sentence_that_is_too_long_is_one_line(score):
   assert '\n' not in str(error.value)
 
 
+def test_models_of_another_attention_are_scored(run, score):
+  before = score(SENTENCES)
+  run.found.model = dataclasses.replace(run.found.model, attention='cudnn')
+  np.testing.assert_array_equal(score(SENTENCES), before)
+
+
 def test_bfloat16_models_are_scored_in_float32(run, score):
   before = score(SENTENCES)
   model = dataclasses.replace(run.found.model, dtype='bfloat16')

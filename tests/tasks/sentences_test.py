@@ -241,6 +241,15 @@ def test_own_files_have_own_columns_and_labels(make, tmp_path):
   }
 
 
+def test_indices_of_test_files_are_in_the_fingerprint(make, tmp_path):
+  write(tmp_path, 'rte')
+  before = make('rte').fingerprint()
+  assert make('rte').fingerprint() == before
+  file = tmp_path / 'RTE' / 'test.tsv'
+  file.write_text(file.read_text().replace('7\t', '8\t'))
+  assert make('rte').fingerprint() != before
+
+
 def test_the_longer_text_of_a_pair_gives_way(make, tmp_path, tokenizer, capsys):
   for name in ('train', 'dev'):
     (tmp_path / f'{name}.csv').write_text(

@@ -221,6 +221,18 @@ def test_examples_of_tfds_are_the_same(
   assert here.fingerprint() == there.fingerprint()
 
 
+def test_ids_and_all_answers_of_dev_are_in_the_fingerprint(make):
+  asked = item('a', 'what?', 'characters')
+  prints = [make(asked).fingerprint()]
+  second = {'text': 'value', 'answer_start': CONTEXT.index('value')}
+  for change in (
+    {'id': 'b'},
+    {'answers': [*asked['answers'], second]},
+  ):
+    prints.append(make(asked, dev=[asked | change]).fingerprint())
+  assert len({*prints}) == 3
+
+
 def test_a_stride_that_leaves_no_room_is_refused(make):
   with pytest.raises(
     errors.ConfigError, match=r'task.stride=40: must be below'

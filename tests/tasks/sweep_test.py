@@ -111,6 +111,9 @@ def test_a_grid_is_all_combinations(setup):
     ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
     ('model.dtype=float16', "model.dtype='float16': must be one of float32"),
     ('optimizer.learning_rate=-1', 'must be above 0'),
+    ('task.epochs=1;task.epochs=2', 'task.epochs: is there twice'),
+    ('task.epochs=1,2,1.0', 'task.epochs=1: is there twice'),
+    ('optimizer.learning_rate=1e-3,0.001', 'rate=0.001: is there twice'),
   ],
 )
 def test_a_wrong_grid_is_one_line(setup, grid, said):
@@ -139,7 +142,7 @@ def test_a_sweep_learns_reports_and_is_not_repeated(
   assert '± ' in (path / 'results.md').read_text()
 
   best = content['best']['path']
-  kept = [str(x.parent) for x in path.glob('*/*/checkpoints')]
+  kept = [str(x.parent.relative_to(path)) for x in path.glob('*/*/checkpoints')]
   assert kept == [best]
   written = (path / 'predictions' / 'dev.tsv').read_text()
   labels = [line.split('\t')[1] for line in written.splitlines()[1:]]
@@ -150,6 +153,36 @@ def test_a_sweep_learns_reports_and_is_not_repeated(
 
   monkeypatch.setattr(loop, 'run', refuse)
   assert sweep.run(config, path, task, found, engine) == content
+
+
+def test_more_seeds_and_values_train_only_what_is_new(
+  setup, engine, tmp_path, monkeypatch
+):
+  grid = 'optimizer.learning_rate=1e-3'
+  config, task, found = setup(epochs=0.5, grid=grid)
+  path = tmp_path / 'sweep'
+  first = sweep.run(config, path, task, found, engine)
+  trained, train = [], loop.run
+
+  def count(config, workdir, *rest):
+    trained.append(str(workdir.path.relative_to(path)))
+    return train(config, workdir, *rest)
+
+  monkeypatch.setattr(loop, 'run', count)
+  config, task, found = setup(epochs=0.5, grid=f'{grid},2e-3', seeds=2)
+  content = sweep.run(config, path, task, found, engine)
+  old, new = (f'optimizer.learning_rate={x}' for x in ('1e-3', '2e-3'))
+  assert trained == [f'{old}/seed1', f'{new}/seed0', f'{new}/seed1']
+  assert content['points'][0]['runs'][0] == first['points'][0]['runs'][0]
+
+
+def test_thresholds_have_no_best(setup):
+  config, task, _ = setup()
+  figures = {'accuracy': 0.5, 'best_f1_thresh': -3.0}
+  runs = {'runs': [{'figures': figures, 'path': 'runs/seed0'}]}
+  content = sweep._content(config, task, runs)
+  assert list(content['points'][0]['figures']) == ['accuracy']
+  assert content['points'][0]['runs'][0]['figures'] == figures
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(

@@ -49,6 +49,16 @@ def test_a_field_of_a_csv_may_be_long(tmp_path):
   assert len(text) == 200_000
 
 
+@pytest.mark.parametrize('name', ['x.tsv', 'x.csv'])
+def test_a_blank_line_of_one_column_would_shift_the_others(tmp_path, name):
+  path = tmp_path / name
+  path.write_text('a\none\n\ntwo\n')
+  with pytest.raises(errors.DataError, match=':3: is blank'):
+    tables.read(path, ('a',), 'task.test')
+  path.write_text('a\none\ntwo\n\n\n')
+  assert len(tables.read(path, ('a',), 'task.test')) == 2
+
+
 def test_broken_rows_are_left_out_only_where_asked(tmp_path, capsys):
   path = tmp_path / 'x.tsv'
   path.write_text('a\tb\n1\t2\n3\n4\t5\n6\t7\t8\n')
@@ -67,6 +77,7 @@ def test_broken_rows_are_left_out_only_where_asked(tmp_path, capsys):
     ('x.tsv', b'', 'has no column'),
     ('x.tsv', b'a\tc\n1\t2\n', r":1: has no column 'b'; there are a, c"),
     ('x.tsv', b'a\tb\n', 'holds no examples'),
+    ('x.tsv', b'a\tb\ta\n1\t2\t3\n', r":1: has two columns 'a'"),
     ('x.tsv', b'a\tb\n\xff\t1\n', 'is not UTF-8'),
     ('x.tsv', b'a\tb\n1\t2\n3\t4\t5\n', r':3: has more fields than there'),
     ('x.csv', b'a,b\n1,2,3\n', r':2: has more fields than there are columns'),

@@ -175,6 +175,16 @@ def test_files_that_cannot_be_used_are_one_line(make, text, values, said):
   assert '\n' not in str(caught.value)
 
 
+def test_words_and_sentences_are_in_the_fingerprint(make):
+  text = 'one X\nword Y\n'
+  prints = [make(text, dev=x).fingerprint() for x in (text, text.upper())]
+  assert prints[0] != prints[1]  # the ids are the same: case is folded
+  with_test = [
+    make(text, test=x).fingerprint() for x in ('one\n', 'ONE\n', 'one\n')
+  ]
+  assert with_test[0] == with_test[2] != with_test[1]
+
+
 def test_an_unknown_label_names_its_line(make):
   with pytest.raises(
     errors.DataError, match=r"dev.iob:2: the label 'Z' must be one of .* X, Y"

@@ -123,6 +123,8 @@ RESULTS = {
       'perplexity': 12.18,
       'accuracy': 0.25,
       'rows': 7,
+      'row_length': 128,
+      'tokenizer': 'aa',
     },
     'blimp': {
       'overall': 0.6,
@@ -137,14 +139,35 @@ RESULTS = {
 
 
 def test_a_report_shows_models_side_by_side(tmp_path):
+  (tmp_path / 'r').mkdir()
   text = report.write(tmp_path / 'r', RESULTS, {'command': 'x'})
   assert '| plain | 3.5000 | 12.18 | 25.0% | 7 |' in text
   assert '| accuracy, % (chance: 50) | dropped | plain |' in text
   assert '| **overall** | 60.0 | 60.0 |' in text
   assert '| islands (term) | 50.0 | 50.0 |' in text
   assert (tmp_path / 'r' / 'report.md').read_text() == text
+  assert 'do not compare' not in text
   saved = json.loads((tmp_path / 'r' / 'report.json').read_text())
   assert saved == {'command': 'x', 'models': RESULTS}
+
+
+def test_a_report_may_lack_what_is_not_measured_yet(tmp_path):
+  plain = {'heldout': RESULTS['plain']['heldout']}
+  text = report.write(tmp_path, {'a': RESULTS['dropped'], 'b': plain}, {})
+  assert '| b | 3.5000 |' in text
+  assert '| accuracy, % (chance: 50) | a |\n' in text
+  text = report.write(tmp_path, {'a': plain, 'b': {}}, {})
+  assert '| a | 3.5000 |' in text
+
+
+@pytest.mark.parametrize('other', [{'tokenizer': 'bb'}, {'row_length': 512}])
+def test_losses_of_other_tokens_are_not_drawn_together(tmp_path, other):
+  ours = RESULTS['dropped']['heldout']
+  results = {'a': {'heldout': ours}, 'b': {'heldout': ours | other}}
+  text = report.write(tmp_path, results, {})
+  assert text.splitlines()[-1].startswith('Losses do not compare: the tok')
+  report.draw(tmp_path, results)
+  assert not (tmp_path / 'report.png').exists()
 
 
 def glue(deviation):
@@ -177,7 +200,8 @@ def test_a_report_is_drawn(tmp_path):
     results = every
     if kind != 'all':
       results = {name: {kind: suites[kind]} for name, suites in every.items()}
-    report.write(tmp_path / kind, results, {})
+    (tmp_path / kind).mkdir()
+    report.draw(tmp_path / kind, results)
     drawn = pyplot.imread(tmp_path / kind / 'report.png')
     widths[kind] = drawn.shape[1]
   alone = widths.pop('blimp')
@@ -277,10 +301,39 @@ def test_a_model_without_a_masked_lm_head_is_not_scored(tmp_path, make_config):
   assert not (tmp_path / 'report').exists()
 
 
+def test_a_place_that_cannot_be_written_is_one_line_at_once(tmp_path, models):
+  (tmp_path / 'text.txt').write_text('some words')
+  (tmp_path / 'file').touch()
+  for output, said in (('file', 'File exists'), ('file/x', 'Not a directory')):
+    done = run(
+      f'--workdir={models[0]}',
+      '--suite=heldout',
+      f'--text={tmp_path}/text.txt',
+      f'--output={tmp_path}/{output}',
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"--output='{tmp_path}/{output}': cannot be written ({said})" in line
+
+
+def test_a_text_that_is_not_there_leaves_nothing(tmp_path, models):
+  done = run(
+    f'--workdir={models[0]}',
+    '--suite=heldout',
+    f'--text={tmp_path}/nope.txt',
+    f'--output={tmp_path}/report',
+  )
+  assert done.returncode in (1, 2)
+  (line,) = done.stderr.splitlines()
+  assert 'nope.txt' in line
+  assert not (tmp_path / 'report').exists()
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'said'),
   [
     ([], 2, '--workdir: missing'),
+    (['--workdir=x', '--output=gs://b/x'], 2, 'must be a local folder'),
     (['--workdir=x'], 2, '--output: missing'),
     (
       ['--workdir=x', '--output=y', '--suite=glu'],

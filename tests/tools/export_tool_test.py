@@ -140,6 +140,8 @@ def test_an_unfinished_run_is_exported_too(workdir, tmp_path):
     (['--workdir={0}'], 2, '--output: missing'),
     (['--workdir={0}', '--output=x', '--step=7'], 2, "no step '7'"),
     (['--workdir={0}', '--output={0}'], 2, 'exists; name a new folder'),
+    (['--workdir={0}', '--output=.'], 2, "='.': exists; name a new folder"),
+    (['--workdir={0}', '--output=gs://b/x'], 2, 'must be a local folder'),
     (['--workdir=nope', '--output=x'], 2, "--workdir='nope': does not exist"),
     (['--workdir={0}/data', '--output=x'], 1, 'neither a workdir'),
     (['--wrkdir={0}'], 2, 'did you mean --workdir?'),
