@@ -94,8 +94,6 @@ def test_processes_with_different_numbers_of_devices_are_refused(monkeypatch):
   assert [device.id for device in parallel._attached(2)] == [0, 1, 3, 4]
 
 
-
-
 def test_arrays_of_several_processes_are_made_whole_by_one_program(monkeypatch):
   engine = make(2, 'sharded')
   value = np.arange(24, dtype=np.float32).reshape(4, 6)
