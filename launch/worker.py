@@ -11,7 +11,7 @@ job.json (what to run), state.json (how it is), log, stop (the wish to stop) and
 lock (held by the process that supervises).
 
 Restarts: after exit code 75 and crashes, with a growing delay; not after 0, nor
-after 2, a mistake that a restart cannot mend. Nothing here imports td_flax.
+after 2 and 3, which a restart cannot mend. Nothing here imports td_flax.
 """
 
 import argparse
@@ -35,6 +35,7 @@ KEPT_ENVIRONMENT = ('JAX_', 'XLA_', 'LIBTPU_', 'PYTHONPATH')
 # An attempt that lasted this long made progress: the count begins anew.
 STEADY_SECONDS = 1800
 MAX_FAILURES = 8  # in a row
+FINAL = 2, 3  # exit codes of a mistake and of a training that diverged
 SECONDS_TO_START = 60
 SECONDS_TO_SAVE = 300  # after SIGTERM; then SIGKILL
 # Enough for the other workers to be told before this one comes back.
@@ -169,7 +170,7 @@ def supervise(worker: Worker) -> int:
     if time.monotonic() - began > STEADY_SECONDS:
       failures = 0
     failures += 1
-    if code == 2 or failures > MAX_FAILURES:
+    if code in FINAL or failures > MAX_FAILURES:
       worker.note(f'failed: {ended}; not restarted')
       worker.set('failed', restarts=restarts, code=code)
       return 1

@@ -92,10 +92,6 @@ class Checkpoints:
     with _clear_errors(self._directory):
       return steps(self._directory)
 
-  def best_step(self) -> int | None:
-    """The step with the lowest held-out loss of those that have one."""
-    return _best(_eval_losses(self._directory))
-
   def save(
     self,
     step: int,

@@ -25,7 +25,9 @@ class CheckpointError(UserError):
 
 
 class TrainingError(UserError):
-  """Training cannot go on, for example after a run of non-finite losses."""
+  """Training would fail again, as after a run of non-finite losses."""
+
+  exit_code = 3
 
 
 class Stopped(UserError):

@@ -143,8 +143,8 @@ def run(main: Callable[[], Any], schema: Schema = config_lib) -> None:
   """Parses the command line and runs `main()`; never returns.
 
   Exit codes: 0 success, 1 a `UserError` of the run, 2 a mistake on the command
-  line or in the config, 75 stopped by a signal with the state saved, 130
-  interrupted.
+  line or in the config, 3 training that would fail again, 75 stopped by a
+  signal with the state saved, 130 interrupted.
   """
 
   def guarded(argv: list[str]) -> None:

@@ -23,14 +23,12 @@ def main() -> None:
       f'task.name={config.task.name!r}: is a task to fine-tune on, with '
       '`python -m td_flax.finetune`'
     )
-  with (
-    processes.joined(),
-    mirror.workdir(_WORKDIR.value or f'runs/{config.name}') as workdir,
-  ):
+  place = _WORKDIR.value or f'runs/{config.name}'
+  with processes.joined(), mirror.workdir(place) as workdir:
     from td_flax import compilation, train
 
     compilation.keep_programs()
-    train.train(config, workdir)
+    train.train(config, workdir, place)
 
 
 if __name__ == '__main__':

@@ -4,26 +4,36 @@ A bucket has no locks, no renames and no appending, and objects appear whole. So
 a run works in a folder on local disk, as ever, and process 0 keeps the bucket
 like it: a changed file is written anew, a checkpoint's record after its arrays,
 a deleted file is deleted. Every start begins with what the bucket holds, on all
-hosts alike: what a lost machine had not written yet is lost.
+hosts alike: what a lost machine had not written yet is lost. What a machine
+could not write, its next start writes before that.
 
     gs://BUCKET/RUN/...            as in `workdir.py`, without data/ and .lock
     gs://BUCKET/RUN/lease.json     who writes there; changes while it is alive
+
+The lease is read before it is written, which a bucket does not do in one step:
+two runs that start at once may both write until one of them renews it.
 """
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
-from td_flax import bucket, errors, progress
+from td_flax import artifacts, bucket, errors, progress
 
 _SECONDS_BETWEEN_WRITES = 10.0
 # A lease that stays the same this long belongs to a run that is no more.
 _LEASE_SECONDS = 45.0
+# Long enough for another start, which saw no lease either, to write its own.
+_SECONDS_TO_SETTLE = 1.0
+# What the bucket was last known to have; there while it lacks something.
+_UNWRITTEN = '.unwritten.json'
 _NOT_MIRRORED = ('.tmp', '.orbax-checkpoint-tmp', '.deleting')
 
 
@@ -55,6 +65,7 @@ def workdir(path: str) -> Iterator[pathlib.Path]:
     mirror = _Mirror(path, folder)
     if index == 0:
       stack.enter_context(mirror.holding())
+      mirror.catch_up()
     wait_for_all('the bucket is ours')
     mirror.pull()
     wait_for_all('the bucket was read')  # before anybody changes it
@@ -82,6 +93,9 @@ class _Mirror:
     with self._clear_errors():
       self._wait_for_lease()
       self._renew()
+      time.sleep(_SECONDS_TO_SETTLE)
+      if owner := self._other(self._lease()):
+        raise self._in_use(owner)
     beat = threading.Thread(target=self._beat, daemon=True)
     beat.start()
     try:
@@ -90,7 +104,43 @@ class _Mirror:
       self._released.set()
       beat.join()
       with contextlib.suppress(Exception):  # then the next run waits for it
-        self._bucket.delete(bucket.LEASE)
+        if not self._other(self._lease()):
+          self._bucket.delete(bucket.LEASE)
+
+  def catch_up(self) -> None:
+    """Writes what an earlier run in the folder could not write.
+
+    Raises:
+      errors.CheckpointError: the bucket cannot be written, or holds what came
+        from elsewhere since. The folder stays as it is.
+    """
+    marker = self._folder / _UNWRITTEN
+    if not marker.exists():
+      return
+    with self._clear_errors(f'; all of it lies in {self._folder}'):
+      known = json.loads(marker.read_bytes())
+      self._stamps = {name: tuple(stamp) for name, stamp in known.items()}
+      if self._is_changed():
+        raise errors.CheckpointError(
+          f'{self._bucket.url}: was changed from elsewhere, and lacks what '
+          f'lies in {self._folder}; move that folder away to go on with the '
+          'bucket'
+        )
+      self._push()
+    progress.write_line(f'{self._bucket.url}: got what it lacked')
+
+  def _is_changed(self) -> bool:
+    """Whether the bucket holds something else than this folder put there."""
+    sizes = self._bucket.sizes()
+    sizes.pop(bucket.LEASE, None)
+    for name in bucket.whole(sizes).keys() | self._stamps.keys():
+      path = self._folder / name
+      here = path.stat().st_size if path.exists() else None
+      _, known = self._stamps.get(name, (0, None))
+      # As it was, or as an attempt that seemed to fail has made it.
+      if sizes.get(name) not in (known, here):
+        return True
+    return False
 
   def pull(self) -> None:
     """Makes the local folder what the bucket holds."""
@@ -117,7 +167,10 @@ class _Mirror:
     finally:
       self._ended.set()
       thread.join()
-      with self._clear_errors(f'; all of it lies in {self._folder}'):
+      with self._clear_errors(
+        f'; all of it lies in {self._folder}, and the same command on this '
+        'machine writes it'
+      ):
         self._push()
       progress.write_line(f'{self._bucket.url}: holds all of it')
 
@@ -135,6 +188,17 @@ class _Mirror:
         self._is_failing = True
 
   def _push(self) -> None:
+    """Makes the bucket what the folder is; remembers where it cannot."""
+    marker = self._folder / _UNWRITTEN
+    try:
+      self._write_changes()
+    except Exception:
+      stamps = json.dumps(self._stamps).encode()
+      artifacts.write_atomically(marker, stamps)
+      raise
+    marker.unlink(missing_ok=True)
+
+  def _write_changes(self) -> None:
     names = sorted(filter(_is_mirrored, bucket.files(self._folder)), key=_order)
     for name in names:
       with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
@@ -151,9 +215,9 @@ class _Mirror:
   def _wait_for_lease(self) -> None:
     """Returns once nobody else holds the lease."""
     seen = self._lease()
-    if not seen or json.loads(seen)['owner'] == self._owner:
+    owner = self._other(seen)
+    if not owner:
       return
-    owner = json.loads(seen)['owner']
     progress.write_line(
       f'{self._bucket.url}: was used by {owner}; waiting '
       f'{_LEASE_SECONDS:g} seconds to see whether it still is'
@@ -165,15 +229,23 @@ class _Mirror:
       if not now:
         return
       if now != seen:
-        raise errors.CheckpointError(
-          f'{self._bucket.url}: another run is using this workdir ({owner})'
-        )
+        raise self._in_use(owner)
+
+  def _in_use(self, owner: str) -> errors.CheckpointError:
+    return errors.CheckpointError(
+      f'{self._bucket.url}: another run is using this workdir ({owner})'
+    )
 
   def _lease(self) -> bytes:
     try:
       return self._bucket.read(bucket.LEASE)
     except FileNotFoundError:
       return b''
+
+  def _other(self, lease: bytes) -> str:
+    """Who else a lease belongs to; '' if it is ours, or there is none."""
+    owner = json.loads(lease)['owner'] if lease else self._owner
+    return '' if owner == self._owner else owner
 
   def _renew(self) -> None:
     content = {'owner': self._owner, 'time': time.time()}
@@ -182,6 +254,11 @@ class _Mirror:
   def _beat(self) -> None:
     while not self._released.wait(_LEASE_SECONDS / 4):
       with contextlib.suppress(Exception):  # `_push` says what is wrong
+        if owner := self._other(self._lease()):
+          # Not an exception: at its end the main thread would write once more.
+          line = f'error: {self._in_use(owner)}\n'
+          os.write(sys.__stderr__.fileno(), line.encode())
+          os._exit(errors.CheckpointError.exit_code)
         self._renew()
 
   def _clear_errors(
@@ -199,7 +276,7 @@ def _order(name: str) -> tuple[bool, bool, str]:
 
 def _is_mirrored(name: str) -> bool:
   first = name.partition('/')[0]
-  return first not in ('data', '.lock') and not any(
+  return first not in ('data', '.lock', _UNWRITTEN) and not any(
     mark in name for mark in _NOT_MIRRORED
   )
 

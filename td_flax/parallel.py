@@ -42,7 +42,7 @@ def make(
       `parallel.num_devices` of every process.
 
   Raises:
-    errors.ConfigError: a process has fewer devices.
+    errors.ConfigError: a process has fewer devices, or another number of them.
   """
   if devices is None:
     devices = _attached(config.num_devices)
@@ -52,16 +52,23 @@ def make(
 
 def _attached(num_devices: int) -> list[jax.Device]:
   """The first devices of every process; 0 is all."""
-  local = jax.local_devices()
-  if num_devices > len(local):
-    raise errors.ConfigError(
-      f'parallel.num_devices={num_devices}: must be at most {len(local)}, '
-      f'the devices of process {jax.process_index()}'
-    )
   by_process: dict[int, list[jax.Device]] = {}
   for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id)):
     by_process.setdefault(device.process_index, []).append(device)
-  taken = num_devices or len(local)
+  counts = {process: len(found) for process, found in by_process.items()}
+  fewest, most = min(counts, key=counts.get), max(counts, key=counts.get)
+  if num_devices > counts[fewest]:
+    raise errors.ConfigError(
+      f'parallel.num_devices={num_devices}: must be at most {counts[fewest]}, '
+      f'the devices of process {fewest}'
+    )
+  if not num_devices and counts[fewest] < counts[most]:
+    raise errors.ConfigError(
+      f'parallel.num_devices=0: process {fewest} has {counts[fewest]} devices, '
+      f'process {most} has {counts[most]}; must be the same number everywhere, '
+      f'at most {counts[fewest]}'
+    )
+  taken = num_devices or counts[fewest]
   return [device for all_ in by_process.values() for device in all_[:taken]]
 
 
@@ -209,6 +216,8 @@ class ShardedEngine(Engine):
   def __init__(self, devices: Sequence[jax.Device]):
     super().__init__(devices)
     self.shards = self.num_devices
+    # One function for all checkpoints: a new one would be compiled anew.
+    self._whole = jax.jit(lambda x: x, out_shardings=self._replicated)
 
   def sum(self, tree: Any) -> Any:
     """Sums over global arrays are whole; they are kept where the state is."""
@@ -287,7 +296,7 @@ class ShardedEngine(Engine):
     def whole(x: Array) -> np.ndarray:
       if not (x.is_fully_addressable or x.is_fully_replicated):
         # One leaf at a time: the state as a whole may fit no device.
-        x = jax.jit(lambda x: x, out_shardings=self._replicated)(x)
+        x = self._whole(x)
       return np.asarray(x)
 
     return jax.tree.map(whole, tree)

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, checkpoint, step
+from td_flax import artifacts, bucket, checkpoint, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.learner import TrainState
 from td_flax.programs import Programs
-from td_flax.workdir import Workdir
 
 _EXTREMES = 10
 
@@ -75,6 +74,15 @@ def make(
   }
 
 
+def read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+  """The summary of an earlier process; None if there is none of this step."""
+  try:
+    content = json.loads(path.read_bytes())
+  except (FileNotFoundError, ValueError):
+    return None  # it is made again
+  return content if content['step'] == step else None
+
+
 def write(path: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes `summary.json`, whole or not at all."""
   text = json.dumps(content, indent=2) + '\n'
@@ -84,7 +92,7 @@ def write(path: pathlib.Path, content: dict[str, Any]) -> None:
 def page(
   content: dict[str, Any],
   config: Config,
-  workdir: Workdir,
+  place: str,
   packed: PackedDataset,
 ) -> str:
   """The summary as text.
@@ -92,25 +100,26 @@ def page(
   Args:
     content: of `summary.json`.
     config: the experiment.
-    workdir: where the run lies.
+    place: the workdir as a person names it, a path or a URL.
     packed: its dataset.
   """
+  place = place.rstrip('/')
   lines = ['', f'{config.name}: {content["step"]:,} steps done', '']
   lines += [f'  {name:<17}{value}' for name, value in _figures(content)]
   if 'most_important' in content:
     lines += _extremes(content, packed.tokenizer.legend)
   lines += ['', '  saved']
   saved = [
-    (workdir.checkpoints, 'model, optimizer and importance table'),
-    (workdir.metrics_jsonl, 'every figure of the run'),
-    (workdir.tokenizer, 'the tokenizer'),
-    (packed.directory, 'the packed rows'),
-    (workdir.summary_json, 'this summary'),
+    (f'{place}/checkpoints', 'model, optimizer and importance table'),
+    (f'{place}/metrics.jsonl', 'every figure of the run'),
+    (f'{place}/tokenizer', 'the tokenizer'),
+    (config.data.dir or str(packed.directory), 'the packed rows'),
+    (f'{place}/summary.json', 'this summary'),
   ]
   if config.log.tensorboard:
-    saved.insert(2, (workdir.tensorboard, 'the same figures as curves'))
-  lines += [f'    {path!s:<36} {what}' for path, what in saved]
-  return '\n'.join([*lines, '', '  what next', *_next_steps(config, workdir)])
+    saved.insert(2, (f'{place}/tensorboard', 'the same figures as curves'))
+  lines += [f'    {path:<36} {what}' for path, what in saved]
+  return '\n'.join([*lines, '', '  what next', *_next_steps(config, place)])
 
 
 def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -163,7 +172,7 @@ def _speed(content: dict[str, Any]) -> list[tuple[str, str]]:
   ]
 
 
-def _next_steps(config: Config, workdir: Workdir) -> list[str]:
+def _next_steps(config: Config, place: str) -> list[str]:
   """Commands to try, made from the one that was run."""
   lines = []
   drop = config.drop
@@ -179,15 +188,17 @@ def _next_steps(config: Config, workdir: Workdir) -> list[str]:
         *('python', '-m', 'td_flax.main', *same),
         '--config.drop.policy=none',
         *(['--config.drop.stages='] if drop.stages else []),
-        f'--workdir={workdir.path}_plain',
+        f'--workdir={place}_plain',
       ]
     )
     lines += ['    the same without dropping, to compare:', f'      {plain}']
+  # What is exported is always written to a local folder.
+  output = pathlib.PurePath(place).name if bucket.is_url(place) else place
   return [
     *lines,
     "    to transformers, with the extra `hf` (pip install -e '.[hf]'):",
-    f'      python -m td_flax.tools.export --workdir={workdir.path} '
-    f'--output={workdir.path}_hf',
+    f'      python -m td_flax.tools.export --workdir={place} '
+    f'--output={output}_hf',
     '    your own text:',
     '      python -m td_flax.main --config=configs/bert_mini_text.py '
     "--config.data.files='my_texts/*.txt'",

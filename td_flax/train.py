@@ -31,13 +31,16 @@ from td_flax.programs import Key, Programs, Schedule
 from td_flax.workdir import Workdir
 
 
-def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
+def train(
+  config: Config, path: pathlib.Path, place: str = ''
+) -> dict[str, Any]:
   """Trains to `train.num_steps`, from the newest checkpoint if there is one.
 
   Args:
     config: the experiment.
     path: its workdir; the packed dataset is made there unless `data.dir` says
       otherwise or another run has made it.
+    place: how the user named the workdir, where that is not `path`.
 
   Returns:
     The content of `summary.json`.
@@ -67,7 +70,10 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
   with loop.run(
     config, workdir, engine, pretraining, fingerprints, packed.tokenizer
   ) as done:
-    content = summary.make(
+    content = None
+    if done.speed is None:  # no step was taken: whoever took them has measured
+      content = summary.read(workdir.summary_json, int(done.state.step))
+    content = content or summary.make(
       config,
       pretraining.all_programs,
       packed,
@@ -79,7 +85,8 @@ def train(config: Config, path: pathlib.Path) -> dict[str, Any]:
     )
     if jax.process_index() == 0:
       summary.write(workdir.summary_json, content)
-      print(summary.page(content, config, workdir, packed), flush=True)
+      page = summary.page(content, config, place or str(path), packed)
+      print(page, flush=True)
     return content
 
 

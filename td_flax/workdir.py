@@ -96,9 +96,11 @@ class Workdir:
 
     Raises:
       errors.CheckpointError: the folder belongs to a run with another config,
-        tokenizer or dataset, or to none at all.
+        tokenizer or dataset, or to none at all, or cannot be looked at.
     """
-    if not self.config_json.exists():
+    with self._clear_errors():
+      is_new = not self.config_json.exists()
+    if is_new:
       self._refuse_foreign()
       return
     differences = self._differences(

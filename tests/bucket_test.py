@@ -26,6 +26,7 @@ def store(tmp_path, monkeypatch):
   folder.mkdir()
   monkeypatch.setenv('FAKE_GS', str(folder))
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(mirror, '_SECONDS_TO_SETTLE', 0.0)
   return folder
 
 
@@ -126,6 +127,125 @@ def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
   said += capsys.readouterr().err
   assert said.count('cannot be written (OSError: 503 backend error)') == 1
   (store / 'broken').unlink()
+
+
+def start():
+  """A run that does nothing."""
+  with mirror.workdir(RUN):
+    pass
+
+
+def run_that_cannot_write(store):
+  """Leaves a checkpoint that the bucket does not get."""
+  with mirror.workdir(RUN) as folder:
+    put(folder / 'metrics.jsonl', 'a row')
+
+  def run():
+    with mirror.workdir(RUN):
+      put(folder / 'metrics.jsonl', 'a row and another')
+      put(folder / 'checkpoints/10/state/array')
+      put(folder / 'checkpoints/10/record/record.json')
+      (store / 'broken').touch()
+
+  with pytest.raises(errors.CheckpointError, match='all of it lies in'):
+    run()
+  return folder
+
+
+def test_what_could_not_be_written_is_written_by_the_next_start(store):
+  folder = run_that_cannot_write(store)
+  record = folder / 'checkpoints/10/record/record.json'
+  with pytest.raises(errors.CheckpointError, match='503 backend error'):
+    start()
+  assert record.exists()
+  (store / 'broken').unlink()
+  with mirror.workdir(RUN):
+    assert record.exists()
+    assert (folder / 'metrics.jsonl').read_text() == 'a row and another'
+  assert set(contents(store / 'b/runs/one')) == {
+    'metrics.jsonl',
+    'checkpoints/10/state/array',
+    'checkpoints/10/record/record.json',
+  }
+  # And never again: from here on it is the bucket that counts.
+  put(folder / 'checkpoints/20/record/record.json')
+  with mirror.workdir(RUN):
+    assert not (folder / 'checkpoints/20').exists()
+
+
+def test_an_upload_that_was_cut_off_is_finished_by_the_next_start(
+  store, monkeypatch
+):
+  whole = bucket.Bucket.put
+
+  def put_arrays_only(self, path, name):
+    if name.endswith('record.json'):
+      raise OSError('cut off')
+    whole(self, path, name)
+
+  def run():
+    with mirror.workdir(RUN) as folder:
+      put(folder / 'checkpoints/10/state/array')
+      put(folder / 'checkpoints/10/record/record.json')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(bucket.Bucket, 'put', put_arrays_only)
+    for again in (run, start):
+      with pytest.raises(errors.CheckpointError, match='cut off; all of it'):
+        again()
+  with mirror.workdir(RUN) as folder:
+    assert (folder / 'checkpoints/10/record/record.json').exists()
+
+
+def test_what_another_machine_wrote_since_is_not_overwritten(store):
+  folder = run_that_cannot_write(store)
+  (store / 'broken').unlink()
+  put(store / 'b/runs/one/metrics.jsonl', 'a row and others')
+  with pytest.raises(errors.CheckpointError, match='changed from elsewhere'):
+    start()
+  assert (folder / 'checkpoints/10/record/record.json').exists()
+  found = contents(store / 'b/runs/one')
+  assert found == {'metrics.jsonl': 'a row and others'}
+
+
+def test_of_two_runs_that_start_at_once_the_first_ends(store, monkeypatch):
+  lease = store / 'b/runs/one/lease.json'
+  another = json.dumps({'owner': 'elsewhere:x', 'time': 0})
+  monkeypatch.setattr(mirror.time, 'sleep', lambda _: put(lease, another))
+  with pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'):
+    start()
+  assert lease.read_text() == another
+
+
+def test_a_run_whose_lease_is_taken_ends_and_writes_nothing_more(store):
+  lease = store / 'b/runs/one/lease.json'
+  code = f"""
+import pathlib, sys
+sys.path.append({str(ROOT / 'tests/launch')!r})
+import fake_bucket
+from td_flax import mirror
+
+mirror._LEASE_SECONDS = 0.4
+with mirror.workdir({RUN!r}) as folder:
+  (folder / 'metrics.jsonl').write_text('x')
+  while True:
+    part = pathlib.Path({str(lease)!r} + '.new')
+    part.write_text('{{"owner": "elsewhere:x", "time": 0}}')
+    part.replace({str(lease)!r})
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', code],
+    capture_output=True,
+    text=True,
+    timeout=100,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1] == (
+    f'error: {RUN}: another run is using this workdir (elsewhere:x)'
+  )
+  assert json.loads(lease.read_text())['owner'] == 'elsewhere:x'
+  assert not (store / 'b/runs/one/metrics.jsonl').exists()
 
 
 def test_two_runs_never_share_a_workdir(store, monkeypatch):

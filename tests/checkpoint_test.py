@@ -72,7 +72,6 @@ def test_nothing_saved_is_nothing_restored(tmp_path, opened, state):
   checkpoints = opened(tmp_path / 'run' / 'checkpoints')
   assert checkpoints.restore_latest(state) is None
   assert checkpoints.steps() == []
-  assert checkpoints.best_step() is None
   checkpoints.wait()
 
 
@@ -114,11 +113,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path, opened):
     state = {'x': np.full(10, step)}
     checkpoints.save(step, state, {}, eval_loss=loss, wait=True)
   assert checkpoints.steps() == [10, 40, 50]
-  assert checkpoints.best_step() == 10
+  assert checkpoint.find_step(tmp_path, 'best', 'x') == 10
   fresh = opened(tmp_path, keep=2)
   fresh.save(60, state, {}, eval_loss=1.0, wait=True)
   assert fresh.steps() == [50, 60]
-  assert fresh.best_step() == 60
+  assert checkpoint.find_step(tmp_path, 'best', 'x') == 60
 
 
 def test_the_best_may_go_where_only_the_newest_are_kept(tmp_path, opened):
@@ -126,7 +125,7 @@ def test_the_best_may_go_where_only_the_newest_are_kept(tmp_path, opened):
   for step, loss in ((1, 1.0), (2, 2.0)):
     checkpoints.save(step, {'x': np.zeros(3)}, {}, eval_loss=loss, wait=True)
   assert checkpoints.steps() == [2]
-  assert checkpoints.best_step() == 2
+  assert checkpoint.find_step(tmp_path, 'best', 'x') == 2
 
 
 def test_never_evaluated_means_no_best(tmp_path, opened):
@@ -135,7 +134,8 @@ def test_never_evaluated_means_no_best(tmp_path, opened):
     checkpoints.save(step, {'x': np.zeros(3)}, {}, eval_loss=None)
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
-  assert checkpoints.best_step() is None
+  with pytest.raises(errors.ConfigError, match="has no step 'best'"):
+    checkpoint.find_step(tmp_path, 'best', 'x')
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -73,3 +75,32 @@ def test_all_devices_by_default_and_never_more_than_there_are():
 
 def test_one_process_reads_all_rows():
   assert make(2).local_rows(6) == (0, 6)
+
+
+def test_processes_with_different_numbers_of_devices_are_refused(monkeypatch):
+  devices = [
+    types.SimpleNamespace(process_index=process, id=number)
+    for number, process in enumerate([0, 0, 0, 1, 1])
+  ]
+  monkeypatch.setattr(parallel.jax, 'devices', lambda: devices)
+  with pytest.raises(
+    errors.ConfigError, match='=0: process 1 has 2 devices, process 0 has 3;'
+  ):
+    parallel._attached(0)
+  with pytest.raises(
+    errors.ConfigError, match='=3: must be at most 2, the devices of process 1'
+  ):
+    parallel._attached(3)
+  assert [device.id for device in parallel._attached(2)] == [0, 1, 3, 4]
+
+
+def test_arrays_of_several_processes_are_made_whole_by_one_program(monkeypatch):
+  engine = make(2, 'sharded')
+  value = np.arange(24, dtype=np.float32).reshape(4, 6)
+  placed = engine.place(value)
+  # As if another process had a part of it.
+  for name in ('is_fully_addressable', 'is_fully_replicated'):
+    monkeypatch.setattr(type(placed), name, property(lambda x: x is not placed))
+  for _ in range(3):
+    np.testing.assert_array_equal(engine.fetch({'x': placed})['x'], value)
+  assert engine._whole._cache_size() == 1

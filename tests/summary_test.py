@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from td_flax import summary
-from td_flax.workdir import Workdir
 
 CONTENT = {
   'step': 1200,
@@ -26,9 +25,9 @@ def page(make_config, tmp_path):
     tokenizer=types.SimpleNamespace(legend='(x) begins a word'),
   )
 
-  def make(content=CONTENT, **overrides):
+  def make(content=CONTENT, place=f'{tmp_path}/', **overrides):
     config = make_config(**overrides)
-    return summary.page(content, config, Workdir(tmp_path), packed)
+    return summary.page(content, config, place, packed)
 
   return make
 
@@ -50,6 +49,19 @@ def test_the_page_says_what_happened_and_where_it_is(page, tmp_path):
   assert 'tokens/s' not in text  # a run that was already done took no step
   assert 'most important' not in text
   assert 'skipped updates' not in text
+
+
+def test_what_lies_in_a_bucket_is_named_by_its_url(page):
+  text = page(
+    place='gs://b/runs/one', data__dir='gs://b/rows', drop__policy='random'
+  )
+  for words in (
+    ' gs://b/runs/one/checkpoints ',
+    ' gs://b/rows ',
+    '--workdir=gs://b/runs/one_plain',
+    '--workdir=gs://b/runs/one --output=one_hf',
+  ):
+    assert words in text
 
 
 @pytest.mark.parametrize('given', [['--workdir', 'a'], ['--workdir=a']])
@@ -117,6 +129,16 @@ def test_the_json_is_written_whole(tmp_path):
   summary.write(tmp_path / 'summary.json', CONTENT)
   assert json.loads((tmp_path / 'summary.json').read_text()) == CONTENT
   assert [path.name for path in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_only_a_summary_of_this_step_is_read(tmp_path):
+  path = tmp_path / 'summary.json'
+  assert summary.read(path, 1200) is None
+  summary.write(path, CONTENT)
+  assert summary.read(path, 1200) == CONTENT
+  assert summary.read(path, 1100) is None
+  path.write_text('{"step": 12')
+  assert summary.read(path, 1200) is None
 
 
 def test_a_run_in_stages_is_compared_to_one_without(page):

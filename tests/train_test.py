@@ -159,6 +159,15 @@ def test_a_run_leaves_what_others_rely_on(whole, workspace):
     assert words in out
 
 
+def test_a_finished_run_keeps_what_was_measured(whole, workspace):
+  workdir, first = whole
+  before = summary(workdir)
+  code, out, err = run(arguments(workspace, workdir))
+  assert code == 0, err
+  assert summary(workdir) == before
+  assert out == first
+
+
 def test_every_measurement_is_in_its_row(whole):
   workdir, _ = whole
   by_step = {row['step']: row for row in rows(workdir, clocked=True)}
@@ -291,7 +300,7 @@ def test_a_run_of_non_finite_losses_stops_with_finite_checkpoints(
       checkpoint__every=1,
     )
   )
-  assert code == 1
+  assert code == 3
   assert 'updates in a row had a non-finite loss' in err.splitlines()[-1]
   assert 'Traceback' not in err
   from td_flax import checkpoint

@@ -219,3 +219,8 @@ def test_a_file_system_without_locks_costs_a_warning(run, monkeypatch, capsys):
     f'warning: {run.path / ".lock"}: cannot be locked (Operation not '
     'supported); start no second run in this workdir'
   )
+
+
+def test_a_workdir_that_cannot_be_looked_at_is_one_line(tmp_path):
+  with pytest.raises(errors.CheckpointError, match='File name too long'):
+    workdir.Workdir(tmp_path / ('x' * 300)).check(config_lib.Config())

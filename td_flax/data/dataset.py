@@ -244,7 +244,9 @@ def _check_sources(
       for item in old['inventory']
       if item['bytes'] not in sizes.get(_name(item), {item['bytes']})
     ]
-    if names < sizes.keys():
+    if names & sizes.keys():
+      # With some of the packed text there, text of another name is new. With
+      # none of it, the packed text is gone.
       changed += sorted(sizes.keys() - names)
     if changed:
       raise errors.DataError(

@@ -343,9 +343,10 @@ def _finish(
         f'and delete {directory}'
       )
   counts = np.zeros(build['tokenizer']['vocab_size'], np.int64)
-  for record in records:
-    if record['counts']:
-      counts += np.load(directory / record['counts']['file'])
+  files = [record['counts'] for record in records if record['counts']]
+  artifacts.verify(directory, files)  # a resumed build looked at sizes only
+  for item in files:
+    counts += np.load(directory / item['file'])
   written = artifacts.write_atomically(directory / dataset.COUNTS, counts)
   manifest = build | {
     'splits': splits,

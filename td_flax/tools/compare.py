@@ -151,7 +151,7 @@ def _compare(
     )
   print(report.markdown(write_report(failed)))
   if failed:
-    raise errors.TrainingError(
+    raise errors.UserError(
       f'{len(failed)} of {len(planned)} runs failed: '
       f'{", ".join(run.folder for run in failed)}; the same command tries them '
       'again'

@@ -74,6 +74,11 @@ def main() -> None:
   packed = dataset.load(
     bucket.dataset(data) if bucket.is_url(data) else pathlib.Path(data)
   )
+  if packed.fingerprint != found.workdir.read()[1]['dataset']:
+    raise errors.DataError(
+      f'{data}: is not the dataset that {found.where} was trained on; put that '
+      'one back'
+    )
   tokenizer, length = found.tokenizer, config.data.sequence_length
   tagged, against = None, None
   if values.conllu:

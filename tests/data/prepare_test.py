@@ -245,6 +245,29 @@ def test_a_source_that_has_changed_is_named_and_one_that_is_gone_is_not(
   assert prepare.prepare(data, directory).fingerprint == packed.fingerprint
 
 
+def test_a_packed_file_under_another_name_is_a_change(tmp_path, data):
+  corpus = write_corpus(tmp_path / 'texts', num_files=2)
+  data = dataclasses.replace(data, files=f'{corpus}/*.txt')
+  prepare.prepare(data, tmp_path / 'dataset', num_workers=1)
+  (corpus / '1.txt').rename(corpus / '2.txt')
+  with pytest.raises(errors.DataError, match=r'2\.txt was not there in this'):
+    prepare.prepare(data, tmp_path / 'dataset')
+
+
+def test_damaged_counts_of_a_block_are_not_added_up(packed, data, copy):
+  (copy / 'manifest.json').unlink()
+  counts = copy / 'blocks/00001.counts.npy'
+  content = bytearray(counts.read_bytes())
+  content[-3] ^= 4
+  counts.write_bytes(content)
+  with pytest.raises(errors.DataError, match=r'00001\.counts\.npy: damaged'):
+    prepare.prepare(data, copy, num_workers=1)
+  counts.unlink()
+  made = prepare.prepare(data, copy, num_workers=1)
+  assert made.fingerprint == packed.fingerprint
+  assert contents(copy) == contents(packed.directory)
+
+
 def test_a_given_tokenizer_counts_by_its_content(
   packed, corpus, data, tmp_path
 ):

@@ -112,10 +112,12 @@ def test_nothing_secret_of_the_environment_is_kept(worker):
     assert 'hunter2' not in path.read_text()
 
 
-def test_a_mistake_is_not_restarted(worker):
-  worker.start('2 0')
+@pytest.mark.parametrize('code', [2, 3])
+def test_what_would_fail_again_is_not_restarted(worker, code):
+  worker.start(f'{code} 0')
   assert worker.until('failed')['restarts'] == 0
-  assert 'failed: exit code 2; not restarted' in worker.run('status').stdout
+  said = worker.run('status').stdout
+  assert f'failed: exit code {code}; not restarted' in said
 
 
 def test_gives_up_after_many_failures_in_a_row(worker):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 
@@ -132,6 +133,17 @@ def test_without_output_the_page_lies_in_the_run(workdir):
   page_path = workdir / 'token_report/index.html'
   assert done.stdout.strip() == f'wrote {page_path}'
   assert page_path.exists()
+
+
+def test_rows_of_another_dataset_are_refused(workdir, tmp_path):
+  other = shutil.copytree(workdir, tmp_path / 'run')
+  config = json.loads((other / 'config.json').read_text())
+  config['fingerprints']['dataset'] = '0' * 64
+  (other / 'config.json').write_text(json.dumps(config))
+  done = run(f'--workdir={other}', f'--output={tmp_path / "x"}')
+  assert done.returncode == 1
+  assert f'{other / "data"}: is not the dataset that' in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_text_of_ones_own_is_escaped(workdir, tmp_path):
