@@ -65,20 +65,21 @@ def evaluate(
 
 
 def rows_of(
-  found: Pretrained, text: str, text_field: str
+  found: Pretrained, text: str, text_field: str, length: int | None = None
 ) -> UInt16[np.ndarray, 'R N']:
   """The packed rows of a text, in its order.
 
   Args:
-    found: the model; N is the most that it takes, up to 512.
+    found: the model.
     text: in the form of `data.files`.
     text_field: of its JSON lines.
+    length: N; None is the most that the model takes, up to 512.
 
   Raises:
     errors.UserError: it cannot be read, or is empty.
   """
   tokenizer = found.tokenizer
-  length = min(found.model.max_positions, _MAX_LENGTH)
+  length = length or min(found.model.max_positions, _MAX_LENGTH)
   packer = Packer(length, tokenizer.special)
   for source in corpora.parse(
     text, text_field=text_field, tfds_dir='', key='--text'

@@ -87,7 +87,7 @@ def main() -> None:
     if values.against:
       against = kept_lib.find(values.against, '--against')
   elif values.text:
-    rows = heldout.rows_of(values.text, values.text_field, tokenizer, length)
+    rows = heldout.rows_of(found, values.text, values.text_field, length)
   else:
     rows = packed.eval[np.arange(min(values.num_rows, len(packed.eval)))]
   rows = rows[: values.num_rows]
