@@ -74,15 +74,15 @@ def content(
       'flops_share': flops / (whole * costs[PLAIN][1]),
     })  # fmt: skip
   rows: _Rows = {}
-  lost, unscored = set(failed), set(failed)
+  lost = set(failed)
   for x in runs:
     run = Run(x['arm'], x['steps'], x['seed'])
     if x['loss'] is None:
       lost.add(run)
-      unscored.add(run)
     else:
       lost.discard(run)  # what failed was its scoring
       rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
+  unscored = lost.union(failed)
   own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
   target = rows.get((PLAIN, whole))
   if target:
