@@ -62,11 +62,9 @@ def main() -> None:
 def _prepare(workdir: str) -> None:
   config = flags.load()
   workdir = workdir or f'runs/{config.name}'
-  if bucket.is_url(config.data.dir or workdir):
-    raise errors.ConfigError(
-      f'{config.data.dir or workdir}: rows are packed on a local disk; pack '
-      'them there and copy the folder: gcloud storage cp -r DIR gs://...'
-    )
+  bucket.require_local('data.dir', config.data.dir)
+  if not config.data.dir:
+    bucket.require_local('--workdir', workdir)
   directory = pathlib.Path(config.data.dir or pathlib.Path(workdir, 'data'))
   from td_flax.data import prepare
 
