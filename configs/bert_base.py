@@ -8,9 +8,9 @@ The first command makes the text readable (its origin: launch/README.md).
 1M steps of 512 rows of 512 ids on English Wikipedia, packed, without NSP. The
 paper adds a corpus of books:
 `--config.data.files='tfds:wikipedia/20230601.en,books/*.jsonl.xz'`. An
-accelerator is needed; no result is claimed here yet. On a GPU
-`--config.model.attention_dropout=0` leaves the recipe for a fused attention
-kernel: there, none has dropout.
+accelerator is needed; no result is claimed here yet. On a GPU no fused
+attention kernel has dropout: `--config.model.attention_dropout=0` leaves the
+recipe to use one.
 """
 
 from td_flax import config as config_lib

@@ -23,7 +23,8 @@
 # worth most where matrix products take most of the time. Several GPUs each take
 # runs of their own. 300 steps and 2 seeds, under an hour on 2 CPU cores, show
 # how it works and are far too few for an answer; the report says so. An answer
-# takes 8,000 steps and 5 seeds on text like Wikipedia's (`docs/comparing.md`).
+# takes 800 steps and 5 seeds on text like Wikipedia's
+# (`configs/compare/mini.py`).
 
 # %%
 import os
