@@ -29,8 +29,8 @@ from td_flax import errors
 from td_flax.compare import settings
 
 FULL_END = "drop.stages='80%; rest policy=none'"
-# To be chosen by `layers` and `schedules`; until then what was better than plain
-# in both seeds on a GPU (docs/results.md).
+# To be chosen by `layers` and `schedules`; until then what was better than
+# plain in both seeds on a GPU (docs/results.md).
 BEST = FULL_END
 
 
