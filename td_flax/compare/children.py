@@ -69,6 +69,8 @@ def machine() -> Machine:
   import jax
 
   platform = jax.default_backend()
+  if platform == 'tpu':  # a chip of v2 and v3 is two devices
+    return Machine(platform, len({x.coords for x in jax.local_devices()}))
   count = jax.local_device_count() if platform in _VISIBLE else 1
   return Machine(platform, count)
 

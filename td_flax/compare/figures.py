@@ -1,30 +1,17 @@
 """What the finished runs say, in figures."""
 
+import itertools
 import math
 from collections.abc import Collection
 from typing import Any
 
 from td_flax import stages
-from td_flax.compare import statistics
+from td_flax.compare import differences, statistics
+from td_flax.compare.differences import Found, Rows
 from td_flax.compare.plan import Arm, Lengths, Run
-from td_flax.compare.settings import (
-  EQUAL_STEPS,
-  EQUAL_TIME,
-  PLAIN,
-  RANDOM,
-  SHALLOW,
-  TIME_TO_TARGET,
-)
+from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
 from td_flax.config import Config
 from td_flax.dropping import policies
-
-CONTROLS = PLAIN, RANDOM, SHALLOW
-# Instead of a verdict: what an arm whose runs diverge would have reached is not
-# known, and those that are left are the lucky ones.
-DIVERGED = 'runs diverged'
-# Instead of a verdict on losses: the arm trains something else than plain BERT.
-OWN_GEOMETRY = 'see scores'
-_Rows = dict[tuple[str, int], dict[int, dict[str, Any]]]  # (arm, steps) -> seed
 
 
 def content(
@@ -56,40 +43,28 @@ def content(
     of plain BERT's whole run. What no finished run tells is None.
   """
   whole = lengths[next(iter(lengths))][PLAIN][-1]
-  costs = {
-    arm: (
-      timing['arms'][arm]['seconds_per_step'],
-      x.config.train.batch_size * x.flops_per_row,
-    )
-    for arm, x in arms.items()
-  }
-  runs = []
-  for x in finished:
-    seconds, flops = (x['steps'] * cost for cost in costs[x['arm']])
-    runs.append({
-      **x,
-      'seconds': seconds,
-      'flops': flops,
-      'time': seconds / (whole * costs[PLAIN][0]),
-      'flops_share': flops / (whole * costs[PLAIN][1]),
-    })  # fmt: skip
-  rows: _Rows = {}
-  lost = set(failed)
-  for x in runs:
-    run = Run(x['arm'], x['steps'], x['seed'])
-    if x['loss'] is None:
-      lost.add(run)
-    else:
-      lost.discard(run)  # what failed was its scoring
-      rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
-  unscored = lost.union(failed)
-  own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
-  target = rows.get((PLAIN, whole))
+  runs = _with_costs(finished, arms, timing, whole)
+  rows, lost = _group(runs, failed)
+  target = rows.get((PLAIN, whole), {})
+  reason = f'no run of {PLAIN} has finished yet'
   if target:
-    mean = statistics.spread(_losses(target).values()).mean
+    mean = differences.mean_loss(target, target)
     reason = statistics.plateau(mean, context_free.unigram)
-  else:
-    reason = f'no run of {PLAIN} has finished yet'
+  own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
+  found = Found(rows, lost, set(failed), own, conclusive=not reason)
+  errors = {arm: x['error'] / x['ratio'] for arm, x in timing['arms'].items()}
+  worth = _worth_of_time(found, lengths)
+  protocols: dict[str, dict[str, Any]] = {}
+  for protocol, by_arm in lengths.items():
+    # What is not known is taken for none; the report says so.
+    share = 100 * (worth or 0.0) if protocol == EQUAL_TIME else 0.0
+    nats = {arm: share * errors[arm] for arm in by_arm}
+    protocols[protocol] = {
+      arm: differences.crossings(found, arm, steps, target, errors[arm])
+      if protocol == TIME_TO_TARGET
+      else differences.figures(found, by_arm, arm, nats)
+      for arm, steps in by_arm.items()
+    }
   return {
     'name': name,
     'conclusive': not reason,
@@ -98,6 +73,12 @@ def content(
     'finished_runs': len(runs),
     'failed_runs': {run.folder: why for run, why in failed.items()},
     'not_finite_runs': [x['workdir'] for x in runs if x['loss'] is None],
+    'not_finite_scores': [
+      f'{x["workdir"]}: {name}'
+      for x in runs
+      for name, score in x['scores'].items()
+      if score['score'] is None
+    ],
     'context_free_loss': context_free._asdict(),
     'arms': {
       arm: {
@@ -109,31 +90,49 @@ def content(
     },
     'timing': timing,
     'lengths': lengths,
-    'protocols': {
-      protocol: {
-        arm: (
-          None
-          if arm in own
-          else _crossings(rows, arm, steps, target or {}, lost)
-        )
-        if protocol == TIME_TO_TARGET
-        else _figures(
-          rows,
-          by_arm,
-          arm,
-          lost=lost,
-          unscored=unscored,
-          own=own,
-          conclusive=not reason,
-        )
-        for arm, steps in by_arm.items()
-      }
-      for protocol, by_arm in lengths.items()
-    },
-    'nats_per_percent_of_time': _worth_of_time(rows, lengths, own),
+    'protocols': protocols,
+    'nats_per_percent_of_time': worth,
     'front': _front(runs, own, lost),
     'runs': runs,
   }
+
+
+def _with_costs(
+  finished: list[dict[str, Any]],
+  arms: dict[str, Arm],
+  timing: dict[str, Any],
+  whole: int,
+) -> list[dict[str, Any]]:
+  """The runs with their seconds and FLOPs, and as shares of plain's `whole`."""
+  costs = {
+    arm: {
+      'seconds': timing['arms'][arm]['seconds_per_step'],
+      'flops': x.config.train.batch_size * x.flops_per_row,
+    }
+    for arm, x in arms.items()
+  }
+  runs = []
+  for x in finished:
+    cost = {key: x['steps'] * y for key, y in costs[x['arm']].items()}
+    time, flops = (cost[key] / (whole * y) for key, y in costs[PLAIN].items())
+    runs.append({**x, **cost, 'time': time, 'flops_share': flops})
+  return runs
+
+
+def _group(
+  runs: list[dict[str, Any]], failed: Collection[Run]
+) -> tuple[Rows, set[Run]]:
+  """The runs with a loss by arm, length and seed, and those without one."""
+  rows: Rows = {}
+  lost = set(failed)
+  for x in runs:
+    run = Run(x['arm'], x['steps'], x['seed'])
+    if x['loss'] is None:
+      lost.add(run)
+    else:
+      lost.discard(run)  # what failed was its scoring
+      rows.setdefault((x['arm'], x['steps']), {})[x['seed']] = x
+  return rows, lost
 
 
 def _own_geometry(config: Config) -> bool:
@@ -144,22 +143,22 @@ def _own_geometry(config: Config) -> bool:
   )
 
 
-def _worth_of_time(
-  rows: _Rows, lengths: Lengths, own: Collection[str]
-) -> float | None:
-  """What 1% more steps take off the loss, from arms that ran at two lengths.
+def _worth_of_time(found: Found, lengths: Lengths) -> float | None:
+  """What 1% more steps take off the loss, from the two longest runs of an arm.
 
-  So much is an error of 1% in a measured step time worth.
+  So much is an error of 1% in a measured step time worth. None where no arm ran
+  at two lengths.
   """
-  slopes = []
-  for arm, (few,) in lengths.get(EQUAL_STEPS, {}).items():
-    (many,) = lengths.get(EQUAL_TIME, {}).get(arm, (few,))
-    short, long = (rows.get((arm, steps), {}) for steps in (few, many))
-    seeds = _common(short, long)
-    if arm not in own and seeds and many > few:
-      fall = _mean_loss(short, seeds) - _mean_loss(long, seeds)
-      slopes.append(fall / math.log(many / few))
-  return 0.01 * statistics.spread(slopes).mean if slopes else None
+  fall = logarithm = 0.0
+  for arm in set().union(*lengths.values()) - found.own:
+    there = sorted(steps for x, steps in found.rows if x == arm)
+    for few, many in itertools.pairwise(there[-2:]):
+      short, long = found.rows[arm, few], found.rows[arm, many]
+      if seeds := differences.common(short, long):
+        one, other = (differences.mean_loss(x, seeds) for x in (short, long))
+        fall += one - other
+        logarithm += math.log(many / few)
+  return 0.01 * fall / logarithm if logarithm else None
 
 
 def _front(
@@ -185,179 +184,3 @@ def _front(
     if not front or loss < front[-1]['loss']:
       front.append({'arm': arm, 'steps': steps, 'time': time, 'loss': loss})
   return front
-
-
-def _losses(by_seed: dict[int, dict[str, Any]]) -> dict[int, float]:
-  return {seed: x['loss'] for seed, x in by_seed.items()}
-
-
-def _scores(by_seed: dict[int, dict[str, Any]], name: str) -> dict[int, float]:
-  """Those of the seeds that have been scored."""
-  return {
-    seed: x['scores'][name]['score']
-    for seed, x in by_seed.items()
-    if name in x['scores']
-  }
-
-
-def _scored(by_seed: dict[int, dict[str, Any]]) -> dict[str, str]:
-  """The scores that some seed has, and their metrics."""
-  return {
-    name: score['metric']
-    for x in by_seed.values()
-    for name, score in x['scores'].items()
-  }
-
-
-def _common(*several: dict[int, Any]) -> list[int]:
-  """The seeds that all have, ascending."""
-  return sorted(set.intersection(*map(set, several)))
-
-
-def _figures(
-  rows: _Rows,
-  by_arm: dict[str, tuple[int, ...]],
-  arm: str,
-  *,
-  lost: Collection[Run],
-  unscored: Collection[Run],
-  own: Collection[str],
-  conclusive: bool,
-) -> dict[str, Any] | None:
-  """An arm's runs of one length, and their differences to the controls'."""
-  (steps,) = by_arm[arm]
-  ours = rows.get((arm, steps))
-  if not ours:
-    return None
-  # A pair with one of these has no verdict: on losses, on scores.
-  diverged, no_score = (
-    {x.arm for x in runs if (x.steps,) == by_arm.get(x.arm)}
-    for runs in (lost, unscored)
-  )
-  controls = {
-    # There is no `shallow` where training goes on from somebody's weights.
-    control: rows.get((control, *by_arm.get(control, ())), {})
-    for control in CONTROLS
-    if control != arm
-  }
-  own_losses = [
-    x['own_loss'] for x in ours.values() if x['own_loss'] is not None
-  ]
-  one = next(iter(ours.values()))
-  return {
-    'steps': steps,
-    'seeds': sorted(ours),
-    'loss': statistics.spread(_losses(ours).values())._asdict(),
-    'own_loss': statistics.spread(own_losses)._asdict() if own_losses else None,
-    'seconds': one['seconds'],
-    'time': one['time'],
-    'flops_share': one['flops_share'],
-    'diverged': sorted(x.seed for x in lost if x[:2] == (arm, steps)),
-    'against': _against(
-      _losses(ours),
-      {control: _losses(theirs) for control, theirs in controls.items()},
-      instead={
-        control: OWN_GEOMETRY
-        if {arm, control} & own
-        else DIVERGED * bool({arm, control} & diverged)
-        for control in controls
-      },
-      conclusive=conclusive,
-    ),
-    'scores': {
-      name: {
-        'metric': metric,
-        'seeds': sorted(scores),
-        'score': statistics.spread(scores.values())._asdict(),
-        'against': _against(
-          scores,
-          {x: _scores(theirs, name) for x, theirs in controls.items()},
-          instead={
-            control: DIVERGED * bool({arm, control} & no_score)
-            for control in controls
-          },
-          conclusive=conclusive,
-          higher_is_better=True,
-        ),
-      }
-      for name, metric in _scored(ours).items()
-      for scores in [_scores(ours, name)]
-    },
-  }
-
-
-def _against(
-  ours: dict[int, float],
-  controls: dict[str, dict[int, float]],
-  *,
-  instead: dict[str, str],
-  conclusive: bool,
-  higher_is_better: bool = False,
-) -> dict[str, Any]:
-  """Differences to each control, over the seeds that both have.
-
-  What `instead` says of a control stands for the verdict, if it says something.
-  """
-  against = {}
-  for control, theirs in controls.items():
-    seeds = _common(ours, theirs)
-    if not seeds:
-      continue
-    pair = [[x[seed] for seed in seeds] for x in (ours, theirs)]
-    # A verdict is on losses; the other way round it is that of scores.
-    judged = statistics.paired(*(pair[::-1] if higher_is_better else pair))
-    against[control] = {
-      **statistics.paired(*pair)._asdict(),
-      'verdict': (instead[control] or judged.verdict) if conclusive else '',
-    }
-  return against
-
-
-def _crossings(
-  rows: _Rows,
-  arm: str,
-  lengths: tuple[int, ...],
-  target: dict[int, dict[str, Any]],
-  lost: Collection[Run],
-) -> dict[str, Any] | None:
-  """Where an arm's losses reach plain's, in time and in FLOPs."""
-  points = [rows.get((arm, steps), {}) for steps in lengths]
-  seeds = _common(target, *points)
-  if not seeds:
-    return None
-
-  def crossings(chosen: list[int]) -> dict[str, Any]:
-    losses = [_mean_loss(point, chosen) for point in points]
-    goal = _mean_loss(target, chosen)
-    return {
-      key: statistics.crossing(
-        [next(iter(point.values()))[key] for point in points], losses, goal
-      )._asdict()
-      for key in ('time', 'flops_share')
-    }
-
-  by_seed = {seed: crossings([seed]) for seed in seeds}
-  needed = {(arm, steps) for steps in lengths}
-  needed |= {(PLAIN, x['steps']) for x in target.values()}
-  return {
-    'seeds': seeds,
-    'diverged': sorted({x.seed for x in lost if x[:2] in needed}),
-    'target': _mean_loss(target, seeds),
-    'points': [
-      {
-        'steps': steps,
-        'time': next(iter(point.values()))['time'],
-        'loss': _mean_loss(point, seeds),
-      }
-      for steps, point in zip(lengths, points, strict=True)
-    ],
-    **crossings(seeds),
-    'by_seed': by_seed,
-    'interval': statistics.crossing_interval(
-      [statistics.Crossing(**x['time']) for x in by_seed.values()]
-    ),
-  }
-
-
-def _mean_loss(by_seed: dict[int, dict[str, Any]], seeds: list[int]) -> float:
-  return statistics.spread([by_seed[seed]['loss'] for seed in seeds]).mean

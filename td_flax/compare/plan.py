@@ -66,9 +66,6 @@ def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
   Args:
     settings: the comparison.
     vocab_size: ids of the tokenizer.
-
-  Raises:
-    errors.ConfigError: there is no model with fewer layers.
   """
   found = {
     name: Arm(settings.changes[name], config, row_flops(config, vocab_size))
@@ -77,10 +74,6 @@ def arms(settings: Settings, vocab_size: int) -> dict[str, Arm]:
   if settings.base.train.init_from:
     return found
   plain, target = settings.arms[PLAIN], found[settings.reference].flops_per_row
-  if plain.model.num_layers == 1:
-    raise errors.ConfigError(
-      f'base.model.num_layers=1: must be at least 2: {SHALLOW} has fewer layers'
-    )
   found[SHALLOW] = _shallow(plain, settings.changes[PLAIN], target, vocab_size)
   return found
 

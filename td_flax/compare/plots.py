@@ -132,8 +132,10 @@ def _curves(
   """The mean loss over seeds, in a band from the lowest to the highest."""
   shown = []
   for arm, runs in by_arm.items():
-    steps = [step for step, _ in runs[0]['curve']]
-    losses = list(zip(*([y for _, y in x['curve']] for x in runs), strict=True))
+    curves = [dict(x['curve']) for x in runs]
+    # A loss on the way may have been infinite: there is no mean of it.
+    steps = sorted(set.intersection(*map(set, curves)))
+    losses = [[curve[step] for curve in curves] for step in steps]
     x = [step * runs[0][key] / runs[0]['steps'] for step in steps]
     mean = [statistics.fmean(values) for values in losses]
     axes.plot(x, mean, color=colors[arm], label=f'{arm} ({len(runs)})')
@@ -156,7 +158,9 @@ def _scores(
   """Every run a dot, the mean of an arm a line through its dots."""
   for i, (arm, runs) in enumerate(by_arm.items()):
     scores = [
-      100 * x['scores'][name]['score'] for x in runs if name in x['scores']
+      100 * x['scores'][name]['score']
+      for x in runs
+      if name in x['scores'] and x['scores'][name]['score'] is not None
     ]
     if scores:
       axes.scatter([i] * len(scores), scores, color=colors[arm], alpha=0.5)

@@ -2,12 +2,12 @@
 
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from td_flax import artifacts
 from td_flax.compare import plots, statistics
-from td_flax.compare.figures import CONTROLS, DIVERGED, OWN_GEOMETRY
+from td_flax.compare.differences import CONTROLS, DIVERGED, OWN_GEOMETRY
 from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
 
 
@@ -78,10 +78,12 @@ def markdown(found: dict[str, Any]) -> str:
   problems += [
     f'{run}: its loss is not finite' for run in found['not_finite_runs']
   ]
+  problems += [f'{x} is not finite' for x in found['not_finite_scores']]
   if problems:
     lines += [*(f'- failed: {problem}' for problem in problems), '']
   lines += _arms(found)
   for protocol, figures in found['protocols'].items():
+    left_out = [arm for arm, x in figures.items() if x is None]
     figures = {arm: x for arm, x in figures.items() if x is not None}
     if not figures:
       continue
@@ -94,6 +96,9 @@ def markdown(found: dict[str, Any]) -> str:
       if protocol == EQUAL_TIME:
         lines += _worth(found)
       lines += _scores(figures, conclusive=found['conclusive'])
+    if left_out:
+      lines += ['', f'No figures: {", ".join(left_out)}.']
+  lines += _front(found)
   return '\n'.join(lines) + '\n'
 
 
@@ -171,41 +176,69 @@ def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   """What follows from a protocol's losses, a line for each difference."""
   if not conclusive:
     return ['Inconclusive: nothing follows from these differences.']
-  lines = []
+  told = list(_told(figures))
+  lines = [f'- {sentence(*x)}' for x in told]
+  return lines + _by_chance(x for _, _, x in told)
+
+
+def _told(
+  figures: dict[str, Any],
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+  """The differences that are put into words: arm, control, difference."""
   for arm, x in figures.items():
     for control, difference in x['against'].items():
       # How the controls differ among themselves is seen beside plain.
       if control == PLAIN or arm not in CONTROLS:
-        lines.append(f'- {sentence(arm, control, difference)}')
-  verdicts = _verdicts(figures.values())
-  if verdicts > 1:
-    lines += [
-      '',
-      f'Each interval stands for itself: of {verdicts} arms that equal plain, '
-      f'{0.05 * verdicts:.2g} would on average be called better or worse.',
-    ]
-  return lines
+        yield arm, control, difference
+
+
+def _by_chance(told: Iterable[dict[str, Any]]) -> list[str]:
+  """What several verdicts at once mean."""
+  verdicts = sum(x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY) for x in told)
+  if verdicts < 2:
+    return []
+  return [
+    '',
+    f'Each interval stands for itself: of {verdicts} differences that are '
+    f'none, {0.05 * verdicts:.2g} would on average be called better or worse.',
+  ]
 
 
 def _worth(found: dict[str, Any]) -> list[str]:
   """What an error of the step times would mean at equal time."""
   worth = found['nats_per_percent_of_time']
+  text = 'Step times have errors too, the same for all seeds of an arm: '
   if worth is None:
+    text += (
+      'no arm ran at two lengths, so what they are worth is not known, and in '
+      'no interval.'
+    )
+  else:
+    text += (
+      f'1% of one is worth {worth:.4f} nats here, which the intervals hold.'
+    )
+  return ['', text]
+
+
+def _front(found: dict[str, Any]) -> list[str]:
+  """What nothing beats in both time and loss."""
+  if not found['front'] or not found['conclusive']:
     return []
-  return [
+  lines = [
     '',
-    'Step times have errors too, the same for all seeds of an arm, which no '
-    f'interval holds: 1% of one is worth {worth:.4f} nats here.',
+    '## Pareto front',
+    '',
+    'Arms and lengths that none beats in both time and mean loss, whatever the '
+    'deviations.',
+    '',
+    "| arm | steps | plain's time | loss |",
+    '|---' * 4 + '|',
   ]
-
-
-def _verdicts(figures: Iterable[dict[str, Any]]) -> int:
-  """How many differences to plain have one."""
-  to_plain = [x['against'].get(PLAIN) for x in figures]
-  return sum(
-    bool(x) and x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY)
-    for x in to_plain
-  )
+  lines += [
+    f'| {x["arm"]} | {x["steps"]:,} | x {x["time"]:.3f} | {x["loss"]:.4f} |'
+    for x in found['front']
+  ]
+  return lines
 
 
 def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
@@ -225,26 +258,19 @@ def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
     '| score | arm | mean | n | minus plain | 95% interval | verdict |',
     '|---' * 7 + '|',
   ]
-  words = []
+  words, told = [], []
   for name, by_arm in by_name.items():
     for arm, x in by_arm.items():
       to_plain = x['against'].get(PLAIN)
       cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
       cells += [str(len(x['seeds'])), *_difference(to_plain, _POINTS)]
       lines.append(f'| {" | ".join(cells)} |')
-      if to_plain:
-        words.append(f'- {name}: {sentence(arm, PLAIN, to_plain, _POINTS)}')
+    for x in _told(by_arm):
+      words.append(f'- {name}: {sentence(*x, _POINTS)}')
+      told.append(x[-1])
   if not conclusive:
     words = ['Inconclusive: nothing follows from these differences either.']
-  lines += ['', *words]
-  verdicts = sum(_verdicts(by_arm.values()) for by_arm in by_name.values())
-  if verdicts > 1:
-    lines += [
-      '',
-      f'Of {verdicts} scores that equal those of plain, {0.05 * verdicts:.2g} '
-      'would on average be called better or worse.',
-    ]
-  return lines
+  return [*lines, '', *words, *_by_chance(told)]
 
 
 def sentence(
@@ -294,7 +320,8 @@ def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
     "What an arm needs to reach plain's final loss for good, as a share of "
     "plain's: between runs that end at each budget, linear in its logarithm. "
     '`<=` and `>` say that the mean loss crosses below or above all budgets. '
-    'The interval is of the geometric mean over seeds.',
+    'The interval is of the geometric mean over seeds, and holds the error of '
+    'the measured step time.',
     '',
     '| arm | n | time | 95% interval | of each seed | FLOPs | losses at shares '
     'of the time |',
@@ -313,12 +340,37 @@ def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
     lines.append(
       f'| {arm} | {len(x["seeds"])} | {" | ".join(cells)} | {losses} |'
     )
-  if not conclusive:
-    lines += ['', 'Inconclusive: nothing follows from these times.']
+  if conclusive:
+    words = [
+      f'- {_time_in_words(*x)}' for x in figures.items() if x[0] != PLAIN
+    ]
+  else:
+    words = ['Inconclusive: nothing follows from these times.']
   fewest = min(len(x['seeds']) for x in figures.values())
   if fewest < statistics.ENOUGH_SEEDS:
-    lines += ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
-  return lines
+    words += ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
+  return [*lines, '', *words]
+
+
+def _time_in_words(arm: str, x: dict[str, Any]) -> str:
+  """What follows from an arm's time to plain's loss."""
+  if x['diverged']:
+    return f'{arm}: not all runs reached their end, so no verdict.'
+  if x['time']['relation'] == '>':
+    return f"{arm} does not reach plain's loss within plain's time."
+  needed = f"{_crossing(x['time'])} of plain's time to plain's loss"
+  if x['interval'] is None:
+    why = 'one seed'
+    if len(x['seeds']) > 1:
+      why = 'some seed crosses outside of the budgets'
+    return f'{arm} needs {needed}; no interval ({why}), so no verdict.'
+  low, high = x['interval']
+  interval = f'({low:.3f} to {high:.3f})'
+  if low <= 1 <= high:
+    return (
+      f'{arm} is not distinguishable from plain {interval}: needs {needed}.'
+    )
+  return f'{arm} needs {needed} {interval}.'
 
 
 def _crossing(x: dict[str, Any]) -> str:

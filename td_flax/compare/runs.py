@@ -67,8 +67,8 @@ def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
   Returns:
     `arm`, `steps`, `seed`, `workdir`, `loss` (held out, at the end, nats; None
     if it is not finite), `own_loss` (the policy's own evaluation, None where it
-    has none), `curve`, pairs of step and held-out loss, and `scores`, those
-    that are there.
+    has none), `curve`, pairs of step and held-out loss where that is finite,
+    and `scores`, those that are there.
   """
   workdir = Workdir(path / FOLDER / run.folder)
   loss = json.loads(workdir.summary_json.read_bytes())['last_eval_loss']
@@ -133,18 +133,27 @@ def execute(
       if not ended.error:
         count += 1
         found = read(path, ended.name, wanted)
-        loss = math.nan if found['loss'] is None else found['loss']
-        figures = [f'held-out loss {loss:.4f}']
-        figures += [f'{k} {x["score"]:.4f}' for k, x in found['scores'].items()]
+        figures = {'held-out loss': found['loss']}
+        figures |= {name: x['score'] for name, x in found['scores'].items()}
+        told = [
+          f'{name} {math.nan if x is None else x:.4f}'
+          for name, x in figures.items()
+        ]
         progress.write_line(
           f'{count} of {len(configs)} done: {ended.name.folder}, '
-          f'{", ".join(figures)}'
+          f'{", ".join(told)}'
         )
-        report(failed)
       elif not children.stopping:
         failed[ended.name] = ended.error
         progress.write_line(f'failed: {ended.name.folder}: {ended.error}')
+      else:
+        continue
+      try:
         report(failed)
+      except Exception as error:  # any kind: runs do not end with a picture
+        progress.write_line(
+          f'warning: no report this time ({type(error).__name__}: {error})'
+        )
   if children.stopping:
     raise errors.Stopped(
       f'stopped by a signal with {count} of {len(configs)} runs done; the same '

@@ -61,15 +61,19 @@ def missing(workdir: pathlib.Path, wanted: Scores) -> list[str]:
 
 
 def figures(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
-  """`metric` and `score` of those that are there, the score from 0 or -1 to 1.
+  """`metric` and `score` of those that are there.
 
-  What is not finite is left out: it counts for nothing.
+  A score is between 0 or -1 and 1; None where it is not finite.
   """
   there = _read(workdir, wanted)
   return {
-    name: {key: there[name][key] for key in ('metric', 'score')}
+    name: {
+      'metric': there[name]['metric'],
+      'score': score if math.isfinite(score) else None,
+    }
     for name in wanted.names
-    if name in there and math.isfinite(there[name]['score'])
+    if name in there
+    for score in [there[name]['score']]
   }
 
 

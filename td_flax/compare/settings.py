@@ -33,11 +33,14 @@ EQUAL_STEPS, EQUAL_TIME, TIME_TO_TARGET = PROTOCOLS = (
 )
 BLIMP = 'blimp'
 SCORES = BLIMP, *glue.TASKS
+_PLAIN = 'drop.policy=none drop.stages='  # whatever `base` drops
 # The runs that are scored; the others of TIME_TO_TARGET end early.
 SCORED = EQUAL_STEPS, EQUAL_TIME
 # What an arm may change; the rest is the same for all arms, or the protocol's.
 _OWN = 'drop.', 'model.', 'optimizer.', 'train.'
 _NOT_OWN = (
+  'model.attend_across_documents',  # evaluation would show it other context
+  'model.restart_positions',
   'train.num_steps',
   'train.seed',
   'train.init_from',
@@ -62,8 +65,9 @@ class _File:
   # Comma lists: protocols, and shares of plain's time for time_to_target.
   protocols: str = ','.join(PROTOCOLS)
   budgets: str = '0.6,0.8'
-  # Turns of every arm when its step time is measured.
-  timing_rounds: int = fields.at_least(20, 1)
+  # Turns of every arm when its step time is measured; of fewer the error of the
+  # ratio would not be known.
+  timing_rounds: int = fields.at_least(20, 3)
   # Comma list of `SCORES`: what every run's final checkpoint is scored on.
   scores: str = ''
   # Folders of their data, as `td_flax.tools.evaluate` takes them.
@@ -193,8 +197,9 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     raise errors.ConfigError(
       f'reference={file.reference!r}: must be one of {", ".join(file.arms)}'
     )
-  plain = 'drop.policy=none drop.stages='
-  changes = {PLAIN: plain, **file.arms}
+  changes = {PLAIN: _PLAIN, **file.arms}
+  if dict(_pairs(changes[PLAIN])) != dict(_pairs(_PLAIN)):
+    raise errors.ConfigError(f'arms.{PLAIN}: must be {_PLAIN!r}')
   arms = {name: _arm(base, name, text) for name, text in changes.items()}
   if RANDOM not in changes:
     text = _at_random(changes[file.reference], arms[file.reference].drop)
@@ -205,8 +210,11 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
         f'{error} (made from reference={file.reference!r}; a file can name '
         'its own)'
       ) from None
-  if arms[PLAIN].drop.policy != 'none' or arms[PLAIN].drop.stages:
-    raise errors.ConfigError(f'arms.{PLAIN}: must be {plain!r}')
+  elif not _is_random(arms[RANDOM]):
+    raise errors.ConfigError(
+      f'arms.{RANDOM}={changes[RANDOM]!r}: must drop tokens by '
+      'drop.policy=random only, in all of its parts'
+    )
   protocols = _protocols(file.protocols, arms)
   return Settings(
     name=file.name,
@@ -241,6 +249,11 @@ def _arm(base: Config, name: str, text: Any) -> Config:
     return config
   except errors.ConfigError as error:
     raise errors.ConfigError(f'arms.{name}: {error}') from None
+
+
+def _is_random(config: Config) -> bool:
+  policies = {part.config.drop.policy for part in stages.of(config)}
+  return RANDOM in policies and policies <= {RANDOM, 'none'}
 
 
 def _at_random(text: str, drop: DropConfig) -> str:

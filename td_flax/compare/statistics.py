@@ -31,7 +31,8 @@ class Paired(NamedTuple):
   Attributes:
     n: how many.
     mean: of them.
-    low, high: the 95% interval of the mean by Student's t; None for n = 1.
+    low, high: the 95% interval of the mean by Student's t, wider by an error
+      that all have in common; None for n = 1.
   """
 
   n: int
@@ -71,14 +72,24 @@ def spread(values: Collection[float]) -> Spread:
   return Spread(statistics.fmean(values), deviation)
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired:
-  """The differences `ours - theirs`, both in the order of the seeds."""
+def paired(
+  ours: Sequence[float], theirs: Sequence[float], error: float = 0.0
+) -> Paired:
+  """The differences `ours - theirs`, both in the order of the seeds.
+
+  Args:
+    ours: one of each seed.
+    theirs: one of each seed.
+    error: the standard error of what all differences have in common, as if it
+      were normal; seeds do not show it.
+  """
   differences = [x - y for x, y in zip(ours, theirs, strict=True)]
   mean, deviation = spread(differences)
   n = len(differences)
   if deviation is None:
     return Paired(n, mean, None, None)
-  half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+  seeds = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+  half = math.hypot(seeds, float(stats.norm.ppf((1 + LEVEL) / 2)) * error)
   return Paired(n, mean, mean - half, mean + half)
 
 
@@ -107,16 +118,21 @@ def crossing(
 
 
 def crossing_interval(
-  crossings: Sequence[Crossing],
+  crossings: Sequence[Crossing], error: float = 0.0
 ) -> tuple[float, float] | None:
   """The 95% interval of the geometric mean of one crossing a seed.
 
-  None where there are fewer than two, or one lies outside of what was run.
+  Args:
+    crossings: of the seeds.
+    error: the relative standard error that all places have in common.
+
+  Returns:
+    None where there are fewer than two, or one lies outside of what was run.
   """
   if len(crossings) < 2 or any(x.relation != '=' for x in crossings):
     return None
   logs = [math.log(x.at) for x in crossings]
-  found = paired(logs, [0.0] * len(logs))
+  found = paired(logs, [0.0] * len(logs), error)
   return math.exp(found.low), math.exp(found.high)
 
 

@@ -67,16 +67,6 @@ def test_parts_cost_their_share_of_the_run():
   assert len(stages_lib.of(arms['td'].config)) == 2
 
 
-def test_a_model_of_one_layer_has_no_shallow_control():
-  raw = settings.default()
-  raw.base.model.num_layers = 1
-  raw.arms.td = 'optimizer.learning_rate=1e-3'
-  raw.arms.random = 'drop.policy=none'  # the usual one needs more layers
-  raw.reference = 'td'
-  with pytest.raises(errors.ConfigError, match=r'base\.model\.num_layers=1'):
-    plan.arms(settings.load(raw), V)
-
-
 RATIOS = {'plain': 1.0, 'td': 0.75, 'random': 0.8, 'shallow': 2 / 3}
 
 

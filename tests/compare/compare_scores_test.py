@@ -76,10 +76,11 @@ def test_what_is_there_is_not_missing(tmp_path):
   assert scores.figures(tmp_path, wanted('rte')) == {}
 
 
-def test_a_score_that_is_not_finite_counts_for_nothing(tmp_path):
+def test_a_score_that_is_not_finite_is_none(tmp_path):
   save(tmp_path, {'blimp': BLIMP | {'score': float('nan')}})
   assert scores.missing(tmp_path, wanted('blimp')) == []
-  assert scores.figures(tmp_path, wanted('blimp')) == {}
+  expected = {'blimp': {'metric': 'accuracy', 'score': None}}
+  assert scores.figures(tmp_path, wanted('blimp')) == expected
 
 
 def test_a_score_made_in_another_way_is_refused(tmp_path):

@@ -112,6 +112,34 @@ def test_a_control_of_the_file_is_taken():
       {'arms': {'td': '', 'plain': 'drop.policy=random'}},
       "arms.plain: must be 'drop.policy=none",
     ),
+    (
+      {
+        'arms': {
+          'td': '',
+          'plain': 'drop.policy=none drop.stages= model.num_layers=2',
+        }
+      },
+      "arms.plain: must be 'drop.policy=none",
+    ),
+    (
+      {'arms': {'td': '', 'random': 'drop.policy=none'}},
+      "arms.random='drop.policy=none': must drop tokens by",
+    ),
+    (
+      {
+        'arms': {
+          'td': '',
+          'random': "drop.policy=random 'drop.stages=50%; rest "
+          "policy=attention'",
+        }
+      },
+      'arms.random=.*: must drop tokens by',
+    ),
+    (
+      {'arms': {'td': 'model.restart_positions=False'}},
+      'arms.td: model.restart_positions: cannot differ between arms',
+    ),
+    ({'timing_rounds': 2}, 'timing_rounds=2: must be at least 3'),
     ({'seeds': 0}, 'seeds=0: must be at least 1'),
     ({'seeds': 1.5}, 'seeds=1.5: must be a whole number'),
     ({'sedes': 1}, 'sedes: no such key; did you mean seeds'),

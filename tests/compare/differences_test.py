@@ -1,0 +1,192 @@
+"""Times, errors, lost runs and the front, on made-up runs."""
+
+import copy
+import math
+
+import pytest
+from made_up_runs import (
+  EQUAL,
+  LATER,
+  PLAIN,
+  TIMING,
+  all_runs,
+  make,
+  scored,
+)
+
+from td_flax.compare import plan, report
+
+
+def test_the_time_to_plains_loss_lies_between_two_budgets():
+  found = make(all_runs(2))['protocols']['time_to_target']
+  # From 3.205 at 0.5 of the time to 2.805 at all of it.
+  part = 0.205 / 0.4
+  expected = 0.5 * 2**part
+  assert found['td']['time'] == {'relation': '=', 'at': pytest.approx(expected)}
+  assert found['td']['target'] == PLAIN
+  assert found['td']['by_seed'][0]['time']['at'] == pytest.approx(0.5 * 2**0.5)
+  assert found['plain']['time'] == {'relation': '=', 'at': pytest.approx(1.0)}
+  low, high = found['td']['interval']
+  seeds = [found['td']['by_seed'][i]['time']['at'] for i in (0, 1)]
+  assert low < min(seeds) < max(seeds) < high
+  assert low * high == pytest.approx(seeds[0] * seeds[1])
+  text = report.markdown(make(all_runs(2)))
+  interval = f'{low:.3f} to {high:.3f}'
+  assert f'| td | 2 | {expected:.3f} | {interval} | 0.707, 0.7' in text
+
+
+def test_an_arm_that_never_reaches_plain_says_so():
+  runs = [
+    x | {'loss': 3.4} if x['arm'] == 'shallow' else x for x in all_runs(1)
+  ]
+  found = make(runs)
+  crossing = found['protocols']['time_to_target']['shallow']['time']
+  assert crossing == {'relation': '>', 'at': 1.0}
+  assert '| shallow | 1 | > 1.000 |  |' in report.markdown(found)
+
+
+@pytest.mark.parametrize('how', ['diverged', 'failed'])
+def test_an_arm_some_of_whose_runs_are_lost_has_no_verdict(how):
+  runs = all_runs(7)
+  lost = [plan.Run('td', 200, 5), plan.Run('td', 200, 6)]
+  if how == 'failed':
+    runs = [x for x in runs if (x['arm'], x['steps'], x['seed']) not in lost]
+    found = make(runs, failed=dict.fromkeys(lost, 'it diverged'))
+  else:
+    for x in runs:
+      if (x['arm'], x['steps'], x['seed']) in lost:
+        x['loss'] = None
+    found = make(runs)
+  td = found['protocols']['equal_time']['td']
+  assert td['diverged'] == [5, 6]
+  assert td['against']['plain']['n'] == 5
+  assert td['against']['plain']['verdict'] == 'runs diverged'
+  assert found['protocols']['equal_steps']['td']['diverged'] == []
+  text = report.markdown(found)
+  assert 'td, plain: not all runs reached their end, so no verdict' in text
+  assert 'td is better than plain' not in text
+  assert 'shallow is better than plain' in text
+  # And an arm is not measured by a control that lost runs.
+  other = found['protocols']['equal_time']['random']['against']
+  assert other['plain']['verdict'] == 'better'
+  for x in runs:
+    if (x['arm'], x['steps'], x['seed']) == ('random', 200, 3):
+      x['loss'] = None
+  td = make(runs)['protocols']['equal_time']['td']['against']
+  assert td['random']['verdict'] == 'runs diverged'
+
+
+def test_a_time_to_target_without_some_runs_is_none():
+  runs = all_runs(7)
+  for x in runs:
+    if (x['arm'], x['steps']) == ('td', 200) and x['seed'] > 4:
+      x['loss'] = None
+  found = make(runs)
+  td = found['protocols']['time_to_target']['td']
+  assert td['diverged'] == [5, 6]
+  assert ('td', 200) not in {(x['arm'], x['steps']) for x in found['front']}
+  text = report.markdown(found)
+  _, _, text = text.partition('## Time to target')
+  assert '| td | 5 | runs diverged | ' in text
+  assert '| shallow | 7 | runs diverged' not in text
+
+
+def test_a_scoring_that_failed_says_nothing_of_losses():
+  failed = {plan.Run('plain', 100, 0): 'no room'}
+  found = make(scored(5), failed=failed)
+  td = found['protocols']['equal_time']['td']
+  assert td['against']['plain']['verdict'] == 'better'
+  score = td['scores']['blimp']['against']['plain']
+  assert score['verdict'] == 'runs diverged'
+
+
+def test_an_error_of_the_time_is_told_in_nats():
+  found = make(all_runs(3))
+  # 0.4 nats from 100 to 200 steps in three arms, 0.5 from 50 to 100 in plain.
+  expected = 0.01 * (3 * 0.4 + 0.5) / (4 * math.log(2))
+  assert found['nats_per_percent_of_time'] == pytest.approx(expected)
+  assert f'1% of one is worth {expected:.4f} nats' in report.markdown(found)
+  assert make(all_runs(0))['nats_per_percent_of_time'] is None
+  one_length = [x for x in all_runs(3) if x['steps'] in (100, 200)]
+  one_length = [
+    x for x in one_length if (x['steps'] == 100) == (x['arm'] == 'plain')
+  ]
+  text = report.markdown(make(one_length))
+  assert 'what they are worth is not known, and in no interval' in text
+
+
+def test_the_error_of_the_time_is_in_the_intervals_at_equal_time():
+  timing = copy.deepcopy(TIMING)
+  for x in timing['arms'].values():
+    x['error'] = 0.0
+  exact, found = make(all_runs(5), timing=timing), make(all_runs(5))
+  for protocol in 'equal_steps', 'equal_time':
+    widths = []
+    for x in exact, found:
+      pair = x['protocols'][protocol]['td']['against']['plain']
+      widths.append((pair['high'] - pair['low']) / 2)
+    # 2% of td's step time and 1% of plain's.
+    error = math.hypot(2, 1) * found['nats_per_percent_of_time']
+    error *= protocol == 'equal_time'
+    assert widths[1] == pytest.approx(
+      math.hypot(widths[0], 1.95996 * error), rel=1e-5
+    )
+  intervals = [
+    x['protocols']['time_to_target']['td']['interval'] for x in (exact, found)
+  ]
+  half = [math.log(high / low) / 2 for low, high in intervals]
+  assert half[1] == pytest.approx(math.hypot(half[0], 1.95996 * 0.02), rel=1e-5)
+
+
+def test_a_score_that_is_not_finite_leaves_no_verdict():
+  runs = scored(7)
+  for x in runs:
+    if (x['arm'], x['steps']) == ('td', 200) and x['seed'] > 4:
+      x['scores']['rte']['score'] = None
+  found = make(runs)
+  td = found['protocols']['equal_time']['td']
+  assert td['against']['plain']['verdict'] == 'better'
+  assert td['scores']['blimp']['against']['plain']['verdict'] == 'better'
+  assert td['scores']['rte']['seeds'] == [0, 1, 2, 3, 4]
+  assert td['scores']['rte']['against']['plain']['verdict'] == 'runs diverged'
+  text = report.markdown(found)
+  assert '- failed: td/200/seed5: rte is not finite' in text
+  assert '- rte: td, plain: not all runs reached their end' in text
+
+
+def test_time_to_target_is_put_into_words():
+  # All that does not differ from seed to seed is far from the others.
+  losses = {('td', 100): 3.2, ('td', 200): 2.8, ('shallow', 200): 3.4}
+  runs = [
+    x | {'loss': losses.get((x['arm'], x['steps']), x['loss'])}
+    for x in all_runs(5)
+  ]
+  found = make(runs, td='drop.policy=random')
+  text = report.markdown(found).partition('## Time to target')[2]
+  assert "- td needs 0.707 of plain's time to plain's loss (0.680 to 0" in text
+  assert "- shallow does not reach plain's loss within plain's time." in text
+  assert 'plain needs' not in text
+  assert '## Pareto front' in text
+  assert '| td | 200 | x 1.000 | 2.8000 |' in text
+  text = report.markdown(make(all_runs(1)))
+  assert '(one seed), so no verdict' in text
+  text = report.markdown(make(all_runs(5), unigram=3.9))
+  assert 'nothing follows from these times' in text
+  assert '## Pareto front' not in text
+
+
+def test_the_front_is_what_nothing_beats():
+  front = make(all_runs(1))['front']
+  # Shares of plain's time; all arms but plain take half of its seconds.
+  assert [(x['steps'], x['time']) for x in front] == [(100, 0.5), (200, 1.0)]
+  assert [x['loss'] for x in front] == [EQUAL, LATER]
+
+
+def test_the_rounding_of_steps_puts_nothing_on_the_front():
+  runs = all_runs(1)
+  for x in runs:
+    x['loss'] += x['arm'] == 'td'  # the worst
+  timing = copy.deepcopy(TIMING)
+  timing['arms']['td']['seconds_per_step'] *= 0.999
+  front = make(runs, timing=timing)['front']
+  assert 'td' not in {x['arm'] for x in front}
