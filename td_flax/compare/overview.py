@@ -25,7 +25,8 @@ def text(
     jobs: runs at once; None is one for each accelerator.
 
   Raises:
-    errors.UserError: there are fewer devices than jobs, or a signal came.
+    errors.UserError: there are fewer devices than jobs, the step times are of
+      another machine, or a signal came.
   """
   vocab_size = settings.base.data.vocab_size
   if prepare.is_complete(settings.base.data, data_dir):
@@ -33,7 +34,9 @@ def text(
     vocab_size = counts['vocab_size']
   arms = plan.arms(settings, vocab_size)
   configs = {name: arm.config for name, arm in arms.items()}
-  timed = timing.read(path / timing.FILE, configs)['arms']
+  file = path / timing.FILE
+  there = timing.read(file, configs)
+  timed = there['arms']
   flops = {
     name: arm.flops_per_row * arm.config.train.batch_size
     for name, arm in arms.items()
@@ -74,6 +77,9 @@ def text(
     jobs = jobs or machine.devices
     place, *_ = children_lib.places(machine, jobs)
     if PLAIN in timed:
+      if len(trained) < len(planned):
+        here = children.call(place, timing.machine, configs[PLAIN].parallel)
+        timing.check(file, there, here)
       seconds = timed[PLAIN]['seconds_per_step']
     else:
       measured = children.call(

@@ -4,6 +4,8 @@ They lie in the run's workdir, `scores/scores.json`, one after another, so that
 they go where the run goes; beside it a folder for each task's fine-tuning.
 """
 
+import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -13,6 +15,7 @@ from typing import Any
 from td_flax import artifacts, errors
 from td_flax.compare.settings import BLIMP, Scores
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.tasks import glue
 
 FOLDER, FILE = 'scores', 'scores.json'
 
@@ -82,7 +85,7 @@ def _read(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
   try:
     there = json.loads(file.read_bytes())
     for name in there.keys() & set(wanted.names):
-      made, ours = there[name]['made_with'], _made_with(name, wanted)
+      made, ours = there[name]['made_with'], made_with(name, wanted)
       if made != ours:
         differences = ', '.join(
           f'{key}={made.get(key)!r} there, {x!r} here'
@@ -103,15 +106,27 @@ def _read(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
   return there
 
 
-def _made_with(name: str, wanted: Scores) -> dict[str, float]:
-  """What a score depends on, beside its data."""
+def made_with(name: str, wanted: Scores) -> dict[str, Any]:
+  """What a score depends on, beside the run."""
   if name == BLIMP:
-    return {'blimp_limit': wanted.blimp_limit}
+    data = _digest(wanted.blimp_dir, '*.jsonl')
+    return {'data': data, 'blimp_limit': wanted.blimp_limit}
   return {
+    'data': _digest(wanted.glue_dir, f'{glue.TASKS[name].folder}/*.tsv'),
     'score_seeds': wanted.seeds,
     'score_epochs': wanted.epochs,
     'score_learning_rate': wanted.learning_rate,
   }
+
+
+@functools.cache  # every run asks
+def _digest(folder: str, files: str) -> str:
+  sha = hashlib.sha256()
+  for path in sorted(pathlib.Path(folder).glob(files)):
+    with path.open('rb') as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    sha.update(f'{path.name} {digest}\n'.encode())
+  return sha.hexdigest()
 
 
 def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:
@@ -141,7 +156,7 @@ def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:
       found = _blimp(model, engine, wanted)
     else:
       found = _glue(model, engine, folder, name, wanted)
-    there[name] = {'made_with': _made_with(name, wanted), **found}
+    there[name] = {'made_with': made_with(name, wanted), **found}
     text = json.dumps(there, indent=1) + '\n'
     artifacts.write_atomically(folder / FILE, text.encode())
 

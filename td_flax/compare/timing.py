@@ -13,7 +13,7 @@ from td_flax import artifacts, chips, errors, parallel, programs, step
 from td_flax import config as config_lib
 from td_flax.compare import machine as machine_lib
 from td_flax.compare.settings import PLAIN
-from td_flax.config import Config
+from td_flax.config import Config, ParallelConfig
 from td_flax.data.vocabulary import SpecialIds
 
 FILE = 'timing.json'  # in the comparison's folder
@@ -181,7 +181,7 @@ def measure(
   pace = float(np.median(totals[PLAIN]))
   timed = {name: ratio(total, totals[PLAIN]) for name, total in totals.items()}
   return {
-    **machine(engine),
+    **machine(arms[PLAIN].parallel),
     'rounds': rounds,
     'steps_per_turn': steps,
     'arms': {
@@ -195,12 +195,13 @@ def measure(
   }
 
 
-def machine(engine: parallel.Engine) -> dict[str, Any]:
+def machine(config: ParallelConfig) -> dict[str, Any]:
   """All that the same config's step times depend on.
 
   Args:
-    engine: that maps the steps over devices.
+    config: which devices the steps are mapped over.
   """
+  engine = parallel.make(config)
   return {
     'platform': engine.platform,
     'device_kind': engine.kind,
@@ -239,6 +240,28 @@ def read(file: pathlib.Path, arms: dict[str, Config]) -> dict[str, Any]:
   return found
 
 
+def check(
+  file: pathlib.Path, there: dict[str, Any], here: dict[str, Any]
+) -> None:
+  """Refuses step times of another machine.
+
+  Args:
+    file: timing.json.
+    there: of `read`.
+    here: of `machine`, and what else there may be.
+
+  Raises:
+    errors.CheckpointError: names what differs.
+  """
+  for key in _MACHINE:
+    if there.get(key) != here[key]:
+      raise errors.CheckpointError(
+        f'{file}: timed with {key}={there.get(key)!r}, and here it is '
+        f'{here[key]!r}: arms take other shares of the time here; use another '
+        '--workdir, or that machine and --jobs'
+      )
+
+
 def add(
   file: pathlib.Path, there: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
@@ -254,13 +277,7 @@ def add(
     errors.CheckpointError: those that are there are of another machine.
   """
   if there['arms']:
-    for key in _MACHINE:
-      if there.get(key) != found[key]:
-        raise errors.CheckpointError(
-          f'{file}: timed with {key}={there.get(key)!r}, and here it is '
-          f'{found[key]!r}: arms that are new cannot be compared with those '
-          'that are there; use another --workdir, or that machine'
-        )
+    check(file, there, found)
   arms = found['arms'] | there['arms']
   for name in arms.keys() - there['arms'].keys():
     # In the seconds of the first measurement: ratios carry over, a noisy

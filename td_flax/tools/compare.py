@@ -121,6 +121,10 @@ def _compare(
       run: plan.run_config(arms[run.arm], run, data_dir)
       for run in plan.runs(settings, lengths)
     }
+    if not missing and len(runs.finished(path, planned)) < len(planned):
+      parallel = settings.base.parallel
+      here = children.call(places[0], timing_lib.machine, parallel)
+      timing_lib.check(file, timing, here)
     about = _about()
 
     def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Scores of runs: their data, what is missing, one after another."""
 
+import hashlib
 import json
 
 import pytest
@@ -21,7 +22,7 @@ def save(run, content):
 
 
 BLIMP = {
-  'made_with': {'blimp_limit': 0},
+  'made_with': scores.made_with('blimp', wanted('blimp')),
   'metric': 'accuracy',
   'score': 0.625,
   'figures': {},
@@ -92,6 +93,21 @@ def test_a_score_made_in_another_way_is_refused(tmp_path):
   assert scores.missing(tmp_path, wanted('rte', limit=5)) == ['rte']
 
 
+def test_a_score_of_other_data_is_refused(tmp_path):
+  (tmp_path / 'RTE').mkdir()
+  (tmp_path / 'RTE' / 'dev.tsv').write_text('one')
+  chosen = wanted('blimp', 'rte', folder=tmp_path)
+  made = {name: scores.made_with(name, chosen) for name in chosen.names}
+  run = tmp_path / 'run'
+  run.mkdir()
+  save(run, {name: BLIMP | {'made_with': x} for name, x in made.items()})
+  assert scores.missing(run, chosen) == []
+  (tmp_path / 'other' / 'RTE').mkdir(parents=True)
+  (tmp_path / 'other' / 'RTE' / 'dev.tsv').write_text('two')
+  with pytest.raises(errors.CheckpointError, match=r'rte was made .*: data='):
+    scores.missing(run, wanted('blimp', 'rte', folder=tmp_path / 'other'))
+
+
 @pytest.mark.parametrize(
   'text', ['{"bl', '[]', '{"blimp": {}}', '{"blimp": 1}']
 )
@@ -143,6 +159,7 @@ def test_an_interruption_repeats_only_what_is_missing(tmp_path, monkeypatch):
   found = json.loads((folder / 'scores.json').read_text())
   assert found['mrpc'] == {
     'made_with': {
+      'data': hashlib.sha256().hexdigest(),  # there is none here
       'score_seeds': 2,
       'score_epochs': 0.5,
       'score_learning_rate': 1e-3,

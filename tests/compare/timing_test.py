@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from td_flax import config as config_lib
-from td_flax import errors, parallel
+from td_flax import errors
 from td_flax.compare import timing
 
 
@@ -68,7 +68,7 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
   twice = changed(plain, drop__policy='random', drop__consistency_every=4)
   found = timing.measure({'plain': plain, 'twice': twice}, 300, 1)
   assert found['arms']['twice']['ratio'] == pytest.approx(0.5 + 1 / 4)
-  assert found.items() >= timing.machine(parallel.make(plain.parallel)).items()
+  assert found.items() >= timing.machine(plain.parallel).items()
   assert MACHINE.keys() <= found.keys()
 
 

@@ -232,7 +232,7 @@ def test_compare_policies(execute, corpus):
     options=options(
       SIZES | DROP | LENGTH | {'model.max_positions': 32}, 'config.base'
     )
-    + ' --config.timing_rounds=2',
+    + ' --config.timing_rounds=3',
   )
   (report,) = shown(outputs, 'text/markdown')
   for arm in ('plain', 'published', 'best', 'random', 'shallow'):

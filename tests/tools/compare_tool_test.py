@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from td_flax.compare import scores, settings
+
 ROOT = pathlib.Path(__file__).parents[2]
 # Three arms: plain, random (the reference is its own control) and shallow.
 TINY = """
@@ -46,7 +48,7 @@ def get_config():
   config.reference = 'random'
   config.seeds = 2
   config.protocols = 'equal_steps'
-  config.timing_rounds = 1
+  config.timing_rounds = 3
   return config
 """
 
@@ -150,6 +152,20 @@ def test_another_config_is_refused_there(tiny, done):
   assert 'had another config when it was timed' in ran.stderr
 
 
+@pytest.mark.parametrize('flags', [[], ['--dry-run']])
+def test_step_times_of_another_machine_are_refused(tiny, done, flags):
+  path, _ = done
+  moved = tiny / f'moved{len(flags)}'
+  moved.mkdir()
+  shutil.copytree(path / 'data', moved / 'data')
+  times = json.loads((path / 'timing.json').read_text())
+  (moved / 'timing.json').write_text(json.dumps(times | {'machine': 'another'}))
+  ran = compare(f'--config={tiny}/tiny.py', f'--workdir={moved}', *flags)
+  assert ran.returncode == 1
+  assert "timed with machine='another', and here it is " in ran.stderr
+  assert not (moved / 'runs').exists()
+
+
 def test_an_interrupted_comparison_goes_on_to_the_same_report(tiny, done):
   path, _ = done
   cut = tiny / 'cut'
@@ -197,17 +213,6 @@ def test_final_checkpoints_are_scored(tiny, done):
   scored = tiny / 'scored'
   shutil.copytree(path, scored)
   shutil.rmtree(scored / 'runs/random/12/seed0')
-  made = (
-    {'blimp_limit': 0},
-    {'score_seeds': 1, 'score_epochs': 3.0, 'score_learning_rate': 5e-5},
-  )
-  there = {
-    name: {'made_with': x, 'metric': 'accuracy', 'score': 0.125}
-    for name, x in zip(('blimp', 'rte'), made, strict=True)
-  }
-  finished = scored / 'runs/shallow/12/seed0/scores'
-  finished.mkdir()
-  (finished / 'scores.json').write_text(json.dumps(there))
   (tiny / 'RTE').mkdir()
   pairs = [f'{i}\tsome {i} words\ttext number {i}' for i in range(8)]
   for split in ('train', 'dev'):
@@ -218,6 +223,19 @@ def test_final_checkpoints_are_scored(tiny, done):
   pair = {'sentence_good': 'some words', 'sentence_bad': 'of number'}
   kind = {'UID': 'order', 'linguistics_term': 'words', 'field': 'syntax'}
   (tiny / 'order.jsonl').write_text(json.dumps(pair | kind))
+  names = 'blimp', 'rte'
+  wanted = settings.Scores(names, str(tiny), str(tiny), 0, 1, 3.0, 5e-5)
+  there = {
+    name: {
+      'made_with': scores.made_with(name, wanted),
+      'metric': 'accuracy',
+      'score': 0.125,
+    }
+    for name in names
+  }
+  finished = scored / 'runs/shallow/12/seed0/scores'
+  finished.mkdir()
+  (finished / 'scores.json').write_text(json.dumps(there))
   arguments = [f'--config={tiny}/tiny.py', f'--workdir={scored}', '--jobs=1']
   arguments += ['--config.seeds=1', '--config.scores=blimp,rte']
   arguments += [f'--config.{x}_dir={tiny}' for x in ('glue', 'blimp')]
