@@ -21,10 +21,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from td_flax.config import ModelConfig
-from td_flax.data.masking import MaskedBatch, Segments
 from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
+from td_flax.masking import MaskedBatch, Segments
 from td_flax.model import attention, layer, local_init, lookup, stack
 from td_flax.model.dense import Dense, decode
 from td_flax.model.dropout import Seeds, dropout, fold

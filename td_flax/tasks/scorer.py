@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from td_flax import errors, parallel
-from td_flax.data import masking
+from td_flax import errors, masking, parallel
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
