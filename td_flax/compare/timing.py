@@ -20,7 +20,7 @@ FILE = 'timing.json'  # in the comparison's folder
 # What `machine` says of where it was written.
 _MACHINE = 'platform', 'device_kind', 'devices', 'machine', 'cores', 'jax'
 
-_SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+_SPECIAL = SpecialIds()
 # A turn takes at least this long on plain BERT: the clock and the call that
 # starts a step then weigh little.
 _TURN_SECONDS = 1.0
