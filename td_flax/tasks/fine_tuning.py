@@ -82,7 +82,7 @@ def run(
   Raises:
     errors.UserError: what stands in the way, in one line.
   """
-  loop.check_devices(config, engine)
+  engine.check_batch(config.train)
   workdir = Workdir(path)
   fingerprints = {
     'tokenizer': found.tokenizer.fingerprint,
