@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from td_flax.chips import LANES
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
-
-_DIGIT = 128  # values of a label's last digit: the lanes of a TPU
 
 
 def pin_class(ids: Int[Array, 'B N'], special: SpecialIds) -> Int[Array, 'B N']:
@@ -100,13 +99,14 @@ def _scatter(
 def _multiply(
   labels: Int[Array, ' I'], values: Float[Array, '2 I'], *, vocab_size: int
 ) -> Float[Array, '2 V']:
-  # A label as two digits, each of them one-hot: few products, and nothing that
-  # XLA sorts, as it does for a scatter on some TPUs.
+  # A label as two digits, each of them one-hot, the last as wide as the lanes:
+  # few products, and nothing that XLA sorts, as it does for a scatter on some
+  # TPUs.
   high, low = (
     jax.nn.one_hot(digit, size)
     for digit, size in (
-      (labels // _DIGIT, -(-vocab_size // _DIGIT)),
-      (labels % _DIGIT, _DIGIT),
+      (labels // LANES, -(-vocab_size // LANES)),
+      (labels % LANES, LANES),
     )
   )
   weighed = values[:, :, None] * high[None]
