@@ -14,6 +14,7 @@ from td_flax import config as config_lib
 from td_flax.compare import machine as machine_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config
+from td_flax.data import workers
 from td_flax.data.vocabulary import SpecialIds
 
 FILE = 'timing.json'  # in the comparison's folder
@@ -206,7 +207,7 @@ def machine(engine: parallel.Engine) -> dict[str, Any]:
     'device_kind': engine.kind,
     'devices': engine.num_devices,
     'machine': machine_lib.cpu(),
-    'cores': machine_lib.cores(),
+    'cores': workers.usable_cores(),
     'jax': jax.__version__,
   }
 
