@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from td_flax.chips import LANES
 from td_flax.data.vocabulary import SpecialIds
@@ -135,3 +136,22 @@ def update(
   losses, counts = observed
   mean = losses / jnp.where(counts > 0, counts, 1)
   return jnp.where(counts > 0, beta * table + (1 - beta) * mean, table)
+
+
+def ordered(
+  table: Float[np.ndarray, ' V'],
+  known: Bool[np.ndarray, ' V'],
+  special: SpecialIds,
+) -> Int[np.ndarray, ' I']:
+  """The known ids but the special ones, the most important first.
+
+  Args:
+    table: importance of every id, on the host.
+    known: ids whose importance was learned or counted.
+    special: ids that are left out.
+
+  Returns:
+    The ids; those of equal importance in ascending order.
+  """
+  ids = np.setdiff1d(np.flatnonzero(known), special.as_tuple())
+  return ids[np.argsort(-table[ids], kind='stable')]
