@@ -28,9 +28,9 @@ import torch
 import transformers
 from flax import nnx
 
-from td_flax import pretrained
+from td_flax import masking, pretrained
 from td_flax.compare import machine
-from td_flax.data import corpora, masking, sentence_piece, tokenizer
+from td_flax.data import corpora, sentence_piece, tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.hub import fast_tokenizer, weights
 from td_flax.model import bert

@@ -20,8 +20,7 @@ from absl import flags as absl_flags
 from jaxtyping import Array
 
 from td_flax import config as config_lib
-from td_flax import flags
-from td_flax.data import masking
+from td_flax import flags, masking
 from td_flax.dropping import routing
 from td_flax.dropping.policies.base import Context
 
@@ -61,8 +60,8 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
 
   def route(x: Array, ids: Array, table: Array) -> Array:
     keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(rows))
-    segments, hidden = jnp.ones_like(ids), jnp.zeros(ids.shape, bool)
-    seen = Context(ids, segments, hidden, table, keys)
+    segments, is_predicted = jnp.ones_like(ids), jnp.zeros(ids.shape, bool)
+    seen = Context(ids, segments, is_predicted, table, keys)
     chosen = policy.route(span, x, seen)
     y = routing.gather(x, chosen)
     return jnp.sum(routing.restore(y, x, chosen).astype(jnp.float32) ** 2)

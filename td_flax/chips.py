@@ -16,6 +16,7 @@ reaches 91% with a large matmul. Vector memory: jax's own table of TPUs
 
 import dataclasses
 
+LANES = 128  # of a TPU's vector registers
 _GB = 10**9
 _GIB = 2**30
 _MIB = 2**20

@@ -4,6 +4,7 @@ The engines in `parallel.py` are `Devices`; `OneDevice` is enough for a model
 on its own, outside any engine.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ Kernel = Callable[..., Array]
 
 
 class Devices(Protocol):
-  """Handed to the step and to the model when they are made.
+  """Handed to the step and the model when they are made, called inside.
 
   Attributes:
     platform: `cpu`, `gpu` or `tpu`: the one the step is compiled for.
@@ -28,18 +29,23 @@ class Devices(Protocol):
   kind: str
   shards: int
 
+  @abc.abstractmethod
   def sum(self, tree: Any) -> Any:
     """Adds a pytree of the parameters' structure or of sums over devices."""
 
+  @abc.abstractmethod
   def first_row(self, rows: int) -> Int[Array, '']:
     """The row of the global batch at which this step's `rows` begin."""
 
+  @abc.abstractmethod
   def by_rows(self, x: Array) -> Array:
     """Keeps an activation [B, ...] on the devices that hold its rows."""
 
+  @abc.abstractmethod
   def all_rows(self, x: Array) -> Array:
     """The rows of all devices from those [B, ...] of this one."""
 
+  @abc.abstractmethod
   def wrap_kernel(self, kernel: Kernel) -> Kernel:
     """A function of arrays [B, ...] that XLA cannot partition by itself."""
 

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import ml_collections
 from absl import app, flags
@@ -134,12 +134,12 @@ def _reason(error: Exception) -> str:
   return f'{type(error).__name__}: {" ".join(str(error).split())}'
 
 
-def _exit(error: errors.UserError) -> None:
+def _exit(error: errors.UserError) -> NoReturn:
   print(f'error: {error}', file=sys.stderr, flush=True)
   sys.exit(error.exit_code)
 
 
-def run(main: Callable[[], Any], schema: Schema = config_lib) -> None:
+def run(main: Callable[[], Any], schema: Schema = config_lib) -> NoReturn:
   """Parses the command line and runs `main()`; never returns.
 
   Exit codes: 0 success, 1 a `UserError` of the run, 2 a mistake on the command

@@ -76,6 +76,11 @@ class Learner(abc.ABC):
   def batch(self) -> Any:
     """Shapes [B, ...] and dtypes of a global batch."""
 
+  @property
+  @abc.abstractmethod
+  def row_flops(self) -> int:
+    """Matmul FLOPs of a training step on one row."""
+
   @abc.abstractmethod
   def _model(self) -> nnx.Module:
     """A fresh model."""

@@ -34,20 +34,6 @@ from td_flax.speed import Speed
 from td_flax.workdir import Workdir
 
 
-def check_devices(config: Config, engine: parallel.Engine) -> None:
-  """Refuses a batch that cannot be split.
-
-  Raises:
-    errors.ConfigError: names the key.
-  """
-  devices, parts = engine.num_devices, config.train.microbatches
-  if config.train.batch_size % (devices * parts):
-    raise errors.ConfigError(
-      f'train.batch_size={config.train.batch_size}: must be divisible by '
-      f'{devices} devices x train.microbatches={parts}'
-    )
-
-
 def report_attention(
   config: Config, engine: parallel.Engine, several: Iterable[plans.Plan]
 ) -> None:
@@ -89,25 +75,6 @@ def _holding(
     yield
 
 
-class Program(Protocol):
-  """A train step.
-
-  Attributes:
-    config: what it was made of.
-    batch: shapes and dtypes of what it takes.
-    row_flops: the matmul FLOPs it takes on one row.
-  """
-
-  config: Config
-  batch: Any
-  row_flops: int
-
-  def train(
-    self, state: TrainState, batch: Any
-  ) -> tuple[TrainState, dict[str, Any]]:
-    """One update."""
-
-
 class Experiment(Protocol):
   """What a loop needs to know of what is learned.
 
@@ -121,7 +88,7 @@ class Experiment(Protocol):
   table: np.ndarray
   pipeline: Pipeline
 
-  def programs(self, start: int) -> dict[Any, Program]:
+  def programs(self, start: int) -> dict[Any, Learner]:
     """What the steps from `start` on run, in the order of their first use."""
 
   def program_at(self, step: int) -> Any:

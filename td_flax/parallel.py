@@ -12,6 +12,7 @@ every leaf of the state is split over the devices and XLA gathers what a layer
 needs when it needs it.
 """
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from td_flax import errors
-from td_flax.config import ParallelConfig
-from td_flax.devices import Kernel
+from td_flax.config import ParallelConfig, TrainConfig
+from td_flax.devices import Devices, Kernel
 
 _AXIS = 'data'
 # By platform. XLA tries Triton for matmuls on a GPU, and then adds biases in
@@ -72,8 +73,8 @@ def _attached(num_devices: int) -> list[jax.Device]:
   return [device for all_ in by_process.values() for device in all_[:taken]]
 
 
-class Engine:
-  """What both engines share.
+class Engine(Devices, abc.ABC):
+  """Maps steps over devices and moves arrays; what both engines share.
 
   Args:
     devices: in the order of the rows they hold.
@@ -96,11 +97,39 @@ class Engine:
     # Several steps in flight deadlock gloo, the CPU's collectives.
     self._in_step = jax.process_count() > 1 and self.platform == 'cpu'
 
+  def check_batch(self, config: TrainConfig) -> None:
+    """Refuses a batch that cannot be split.
+
+    Args:
+      config: the `train` section.
+
+    Raises:
+      errors.ConfigError: names the key.
+    """
+    devices, parts = self.num_devices, config.microbatches
+    if config.batch_size % (devices * parts):
+      raise errors.ConfigError(
+        f'train.batch_size={config.batch_size}: must be divisible by {devices} '
+        f'devices x train.microbatches={parts}'
+      )
+
   def local_rows(self, batch_size: int) -> tuple[int, int]:
     """The rows [start, stop) of a global batch that this process reads."""
     per_process = batch_size // jax.process_count()
     start = jax.process_index() * per_process
     return start, start + per_process
+
+  @abc.abstractmethod
+  def lower_train(
+    self, step: Callable[..., Any], state: Any, batch: Any
+  ) -> jax.stages.Lowered:
+    """`step(state, rows)`, mapped over the devices, for the compiler.
+
+    Args:
+      step: returns the new state and scalars.
+      state: as it will be passed, or its shapes and dtypes.
+      batch: shapes [B, ...] and dtypes of the global batch.
+    """
 
   def compile_train(
     self, step: Callable[..., Any], state: Any, batch: Any
@@ -120,6 +149,22 @@ class Engine:
       return mapped
     return lambda *args: jax.block_until_ready(mapped(*args))
 
+  @abc.abstractmethod
+  def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Maps `step(params, rows, first)`; what it returns is replicated."""
+
+  @abc.abstractmethod
+  def place(self, state: Any) -> Any:
+    """A train state from the host -> where steps want it."""
+
+  @abc.abstractmethod
+  def split(self, rows: Any) -> Any:
+    """This process' rows [B, ...] of a global batch -> on its devices."""
+
+  @abc.abstractmethod
+  def fetch(self, tree: Any) -> Any:
+    """Arrays from `place`, `replicate` or a step -> host values; waits."""
+
   def replicate(self, tree: Any) -> Any:
     """Host values, the same in every process -> arrays on every device."""
     return jax.tree.map(lambda x: _put(x, self._replicated), tree)
@@ -131,11 +176,11 @@ class PmapEngine(Engine):
   shards = 1
 
   def sum(self, tree: Any) -> Any:
-    """Adds a pytree up over all devices; for use inside a step."""
+    """Each device has its own summands."""
     return jax.lax.psum(tree, _AXIS)
 
   def first_row(self, rows: int) -> Int[Array, '']:
-    """Where this device's rows begin; for use inside a step."""
+    """Those of the devices before come first."""
     return jax.lax.axis_index(_AXIS) * rows
 
   def by_rows(self, x: Array) -> Array:
@@ -153,13 +198,7 @@ class PmapEngine(Engine):
   def lower_train(
     self, step: Callable[..., Any], state: Any, batch: Any
   ) -> jax.stages.Lowered:
-    """`step(state, rows)`, mapped over the devices, for the compiler.
-
-    Args:
-      step: per device; returns the new state and scalars.
-      state: as it will be passed, or its shapes and dtypes.
-      batch: shapes [B, ...] and dtypes of the global batch.
-    """
+    """A device takes its rows."""
     mapped = jax.pmap(
       step,
       axis_name=_AXIS,
@@ -181,7 +220,7 @@ class PmapEngine(Engine):
     return mapped.lower(state, jax.tree.map(local, batch))
 
   def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Maps `step(params, rows, first)`."""
+    """A device takes its rows."""
     mapped = jax.pmap(
       step,
       axis_name=_AXIS,
@@ -192,11 +231,11 @@ class PmapEngine(Engine):
     return self._paced(mapped)
 
   def place(self, state: Any) -> Any:
-    """A train state from the host -> on every device."""
+    """On every device."""
     return self.replicate(state)
 
   def split(self, rows: Any) -> Any:
-    """This process' rows [B, ...] of a global batch -> on its devices."""
+    """A dimension of local devices in front of their rows."""
     local = self.num_devices // jax.process_count()
 
     def place(x: np.ndarray) -> Array:
@@ -206,7 +245,7 @@ class PmapEngine(Engine):
     return jax.tree.map(place, rows)
 
   def fetch(self, tree: Any) -> Any:
-    """Replicated arrays -> host values; waits for the device."""
+    """Any device has them whole."""
     return jax.device_get(jax.tree.map(lambda x: x.addressable_data(0), tree))
 
 
@@ -260,13 +299,7 @@ class ShardedEngine(Engine):
   def lower_train(
     self, step: Callable[..., Any], state: Any, batch: Any
   ) -> jax.stages.Lowered:
-    """`step(state, rows)` on global arrays, for the compiler.
-
-    Args:
-      step: returns the new state and scalars.
-      state: as it will be passed, or its shapes and dtypes.
-      batch: shapes [B, ...] and dtypes of the global batch.
-    """
+    """The step takes global arrays."""
     shardings = jax.tree.map(self._sharding, state)
     mapped = jax.jit(
       step,
@@ -277,21 +310,21 @@ class ShardedEngine(Engine):
     return mapped.lower(state, batch)
 
   def map_eval(self, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles `step(params, rows, first)` for where its arguments are."""
+    """Compiled for where its arguments are."""
     return self._paced(jax.jit(step, out_shardings=self._replicated))
 
   def place(self, state: Any) -> Any:
-    """A train state from the host -> split over the devices."""
+    """Split over the devices."""
     return jax.tree.map(lambda x: _put(x, self._sharding(x)), state)
 
   def split(self, rows: Any) -> Any:
-    """This process' rows [B, ...] of a global batch -> on its devices."""
+    """Rows of one global array."""
     return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(self._rows, x), rows
     )
 
   def fetch(self, tree: Any) -> Any:
-    """Arrays, leaf by leaf made whole -> host values; waits for the device."""
+    """Leaf by leaf made whole."""
 
     def whole(x: Array) -> np.ndarray:
       if not (x.is_fully_addressable or x.is_fully_replicated):

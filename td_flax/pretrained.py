@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from td_flax import bucket, checkpoint, errors, leaves
+from td_flax.chips import LANES
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer, word_piece
 from td_flax.data.vocabulary import Tokenizer
@@ -27,7 +28,7 @@ _SAME_MODEL = frozenset({
 })  # fmt: skip
 
 # Rows of an embedding behind the last id of its tokenizer, at most.
-_MAX_PADDING = bert.VOCAB_MULTIPLE
+_MAX_PADDING = LANES
 
 
 class Pretrained(abc.ABC):

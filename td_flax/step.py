@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from td_flax import masking
 from td_flax.config import Config
-from td_flax.data import masking
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
 from td_flax.dropping import consistency, policies, routing
@@ -244,7 +244,9 @@ class Steps(Learner):
     ids = ids.astype(jnp.int32)
     batch = self._masked(self.config, ids, keys, self.policy.all_as_mask)
     if not masked:
-      batch = batch._replace(ids=ids, hidden=jnp.zeros_like(batch.hidden))
+      batch = batch._replace(
+        ids=ids, is_predicted=jnp.zeros_like(batch.is_predicted)
+      )
     # Streams of one row: masks use its key; spans and dropout, folds of it.
     router = self._router(batch, state.importance, _fold(keys, 1))
     return keys, batch, router
@@ -285,7 +287,7 @@ class Steps(Learner):
     keys: Key[Array, ' B'],
   ) -> bert.Router:
     segments = batch.segments.segments
-    context = Context(batch.ids, segments, batch.hidden, table, keys)
+    context = Context(batch.ids, segments, batch.is_predicted, table, keys)
 
     def router(
       span: plans.Span, x: Float[Array, 'B N D'], received: bert.Received

@@ -13,6 +13,7 @@ from td_flax import artifacts, bucket, checkpoint, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.dropping import importance
 from td_flax.dropping import plan as plans
 from td_flax.learner import TrainState
 from td_flax.programs import Programs
@@ -236,10 +237,8 @@ def extremes(
   """
   if known is None or not known.any():
     return {}
-  special = set(tokenizer.special.as_tuple())
-  ids = [int(i) for i in np.flatnonzero(known) if i not in special]
-  ids.sort(key=lambda i: (-table[i], i))
-  named = [(tokenizer.piece(i), float(table[i])) for i in ids]
+  ids = importance.ordered(table, known, tokenizer.special)
+  named = [(tokenizer.piece(int(i)), float(table[i])) for i in ids]
   return {
     'most_important': named[:_EXTREMES],
     'least_important': named[::-1][:_EXTREMES],

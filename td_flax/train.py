@@ -49,7 +49,7 @@ def train(
     errors.UserError: what stands in the way, in one line.
   """
   engine = parallel.make(config.parallel)
-  loop.check_devices(config, engine)
+  engine.check_batch(config.train)
   schedule = Schedule(config)
   plans = itertools.chain.from_iterable(map(schedule.passes, schedule.configs))
   loop.report_attention(config, engine, plans)

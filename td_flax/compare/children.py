@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Self
 
 from td_flax import errors
+from td_flax.data import workers
 
 # The variable that shows a process some of the devices of a platform; AMD's
 # runtime reads CUDA's too.
@@ -83,11 +84,8 @@ def places(found: Machine, jobs: int) -> list[Place]:
   Raises:
     errors.ConfigError: there are fewer cores or devices.
   """
-  cores = []
-  if hasattr(os, 'sched_getaffinity'):  # not on macOS
-    cores = sorted(os.sched_getaffinity(0))
   if found.platform in ('cpu', 'gpu'):
-    most, what = len(cores) or os.cpu_count() or 1, 'cores'
+    most, what = workers.usable_cores(), 'cores'
   else:
     most, what = found.devices, f'devices ({found.platform})'
   if jobs > most:
@@ -95,6 +93,8 @@ def places(found: Machine, jobs: int) -> list[Place]:
       f'--jobs={jobs}: must be at most {most}, the {what} of this machine'
     )
   if found.platform == 'cpu':
+    affinity = getattr(os, 'sched_getaffinity', lambda _: ())  # not on macOS
+    cores = sorted(affinity(0))
     # Neighbouring numbers together: they are often near each other.
     bounds = [round(i * len(cores) / jobs) for i in range(jobs + 1)]
     return [

@@ -3,11 +3,12 @@
 import contextlib
 import datetime
 import importlib.metadata
-import os
 import pathlib
 import platform
 import shlex
 from typing import Any
+
+from td_flax.data import workers
 
 
 def cpu() -> str:
@@ -19,13 +20,6 @@ def cpu() -> str:
   return platform.processor() or platform.machine()
 
 
-def cores() -> int:
-  """Those that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def facts(command: list[str]) -> dict[str, Any]:
   """Where, when and how something was measured.
 
@@ -34,7 +28,7 @@ def facts(command: list[str]) -> dict[str, Any]:
   """
   return {
     'machine': cpu(),
-    'cores': os.cpu_count(),
+    'cores': workers.usable_cores(),
     'jax': importlib.metadata.version('jax'),
     'python': platform.python_version(),
     'command': shlex.join(command),

@@ -35,7 +35,7 @@ def check(wanted: Scores) -> None:
 
 
 def check_lengths(wanted: Scores, tokenizer: Tokenizer, longest: int) -> None:
-  """Refuses sentences of BLiMP that have more tokens than models positions.
+  """Refuses BLiMP sentences with more tokens than the models have positions.
 
   Args:
     wanted: the scores.

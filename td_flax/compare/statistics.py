@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from td_flax.data import masking
+from td_flax import masking
 
 LEVEL = 0.95
 # With fewer seeds even an interval that excludes 0 is a first impression.

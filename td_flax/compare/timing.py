@@ -14,13 +14,14 @@ from td_flax import config as config_lib
 from td_flax.compare import machine as machine_lib
 from td_flax.compare.settings import PLAIN
 from td_flax.config import Config, ParallelConfig
+from td_flax.data import workers
 from td_flax.data.vocabulary import SpecialIds
 
 FILE = 'timing.json'  # in the comparison's folder
 # What `machine` says of where it was written.
 _MACHINE = 'platform', 'device_kind', 'devices', 'machine', 'cores', 'jax'
 
-_SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
+_SPECIAL = SpecialIds()
 # A turn takes at least this long on plain BERT: the clock and the call that
 # starts a step then weigh little.
 _TURN_SECONDS = 1.0
@@ -207,7 +208,7 @@ def machine(config: ParallelConfig) -> dict[str, Any]:
     'device_kind': engine.kind,
     'devices': engine.num_devices,
     'machine': machine_lib.cpu(),
-    'cores': machine_lib.cores(),
+    'cores': workers.usable_cores(),
     'jax': jax.__version__,
   }
 

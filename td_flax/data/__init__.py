@@ -1,1 +1,1 @@
-"""From text to rows of token ids; no module here but `masking` imports jax."""
+"""From text to rows of token ids; no module here imports jax."""

@@ -242,11 +242,11 @@ def _encode_batch(
     if len(text) <= _PART_CHARS:
       yield text, next(encoded)
     else:
-      ids = [vocabulary.encode_batch([part])[0] for part in parts(text)]
+      ids = [vocabulary.encode_batch([part])[0] for part in _parts(text)]
       yield text, np.concatenate(ids)
 
 
-def parts(text: str) -> Iterator[str]:
+def _parts(text: str) -> Iterator[str]:
   """Cuts a text, at white space if there is any, into parts to be encoded."""
   start = 0
   while len(text) - start > _PART_CHARS:

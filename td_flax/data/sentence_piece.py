@@ -5,7 +5,6 @@ control symbols: no text, not even a literal '[CLS]', is encoded to one of them.
 Characters that the training text lacked become bytes, so that nothing is lost.
 """
 
-import dataclasses
 import functools
 import hashlib
 import io
@@ -97,12 +96,12 @@ class SentencePiece(vocabulary.Tokenizer):
 
   def _find_special(self, origin: str) -> SpecialIds:
     ids = {}
-    for name, piece in dataclasses.asdict(PIECES).items():
+    for name, piece in PIECES._asdict().items():
       index = self._processor.piece_to_id(piece)
       if self._processor.id_to_piece(index) != piece:
         raise errors.DataError(
-          f'{origin}: must have the pieces '
-          f'{", ".join(PIECES.as_tuple())}; {piece} is missing'
+          f'{origin}: must have the pieces {", ".join(PIECES)}; '
+          f'{piece} is missing'
         )
       is_right = (
         self._processor.is_unknown(index)

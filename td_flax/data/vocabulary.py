@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,17 @@ class SpecialIds:
     return dataclasses.astuple(self)
 
 
-PIECES = SpecialIds('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+class SpecialPieces(NamedTuple):
+  """How vocabularies write the special ids, in the order of `as_tuple`."""
+
+  pad: str = '[PAD]'
+  unk: str = '[UNK]'
+  cls: str = '[CLS]'
+  sep: str = '[SEP]'
+  mask: str = '[MASK]'
+
+
+PIECES = SpecialPieces()
 
 
 class Tokenizer(abc.ABC):

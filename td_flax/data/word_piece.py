@@ -62,17 +62,17 @@ class WordPiece(vocabulary.Tokenizer):
     if len(ids) < len(pieces):
       twice = next(x for i, x in enumerate(pieces) if ids[x] != i)
       raise errors.DataError(f'{origin}: the piece {twice!r} is there twice')
-    for piece in PIECES.as_tuple():
+    for piece in PIECES:
       if piece not in ids:
         raise errors.DataError(
-          f'{origin}: must have the pieces {", ".join(PIECES.as_tuple())}; '
+          f'{origin}: must have the pieces {", ".join(PIECES)}; '
           f'{piece} is missing'
         )
     vocabulary.check_size(len(pieces), origin)
     strip_accents = lowercase if strip_accents is None else strip_accents
     self.lowercase = lowercase
     self.vocab_size = len(pieces)
-    self.special = SpecialIds(*(ids[piece] for piece in PIECES.as_tuple()))
+    self.special = SpecialIds(*(ids[piece] for piece in PIECES))
     self.fingerprint = artifacts.fingerprint(
       {
         'kind': 'wordpiece',

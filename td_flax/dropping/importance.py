@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from td_flax.chips import LANES
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.dropping import routing
-
-_DIGIT = 128  # values of a label's last digit: the lanes of a TPU
 
 
 def pin_class(ids: Int[Array, 'B N'], special: SpecialIds) -> Int[Array, 'B N']:
@@ -100,13 +100,14 @@ def _scatter(
 def _multiply(
   labels: Int[Array, ' I'], values: Float[Array, '2 I'], *, vocab_size: int
 ) -> Float[Array, '2 V']:
-  # A label as two digits, each of them one-hot: few products, and nothing that
-  # XLA sorts, as it does for a scatter on some TPUs.
+  # A label as two digits, each of them one-hot, the last as wide as the lanes:
+  # few products, and nothing that XLA sorts, as it does for a scatter on some
+  # TPUs.
   high, low = (
     jax.nn.one_hot(digit, size)
     for digit, size in (
-      (labels // _DIGIT, -(-vocab_size // _DIGIT)),
-      (labels % _DIGIT, _DIGIT),
+      (labels // LANES, -(-vocab_size // LANES)),
+      (labels % LANES, LANES),
     )
   )
   weighed = values[:, :, None] * high[None]
@@ -135,3 +136,22 @@ def update(
   losses, counts = observed
   mean = losses / jnp.where(counts > 0, counts, 1)
   return jnp.where(counts > 0, beta * table + (1 - beta) * mean, table)
+
+
+def ordered(
+  table: Float[np.ndarray, ' V'],
+  known: Bool[np.ndarray, ' V'],
+  special: SpecialIds,
+) -> Int[np.ndarray, ' I']:
+  """The known ids but the special ones, the most important first.
+
+  Args:
+    table: importance of every id, on the host.
+    known: ids whose importance was learned or counted.
+    special: ids that are left out.
+
+  Returns:
+    The ids; those of equal importance in ascending order.
+  """
+  ids = np.setdiff1d(np.flatnonzero(known), special.as_tuple())
+  return ids[np.argsort(-table[ids], kind='stable')]

@@ -51,6 +51,15 @@ def token_dropping(
   Hou et al. 2022, section 3: `first_layer` is the transition layer, whose
   queries are the kept tokens; the layers up to `last_layer` see only those; a
   dropped token enters the layer behind it as it entered `first_layer`.
+
+  Args:
+    num_layers: of the model.
+    first_layer: of the narrow span, from 0.
+    last_layer: of the narrow span, included.
+    keep: k, the tokens per row that pass through it.
+    cross_attend: its first layer takes keys and values from every token.
+    clusters: tokens per row that stand for the dropped ones.
+    scored: attention received decides who is kept; as in `Span`.
   """
   narrow = tuple(range(first_layer, last_layer + 1))
   spans = (

@@ -184,7 +184,14 @@ def describe(
   special: SpecialIds,
   head: Head | None = None,
 ) -> dict[str, Any]:
-  """The content of `config.json`; without `head` of a masked-LM model."""
+  """The content of `config.json`.
+
+  Args:
+    model: the `model` section.
+    vocab_size: rows of the word embedding that is written.
+    special: the tokenizer's special ids.
+    head: of a fine-tuned model; None is the masked-LM head.
+  """
   kind = _HEADS[head.output.reads] if head else 'MaskedLM'
   return {
     'architectures': [f'{_CLASSES[model.norm]}{kind}'],

@@ -36,10 +36,7 @@ def make(tokenizer: Tokenizer) -> Any:
   else:
     fast = library.Tokenizer.from_str(tokenizer.model.decode())
   fast.add_special_tokens(
-    [
-      library.AddedToken(piece, normalized=False, special=True)
-      for piece in PIECES.as_tuple()
-    ]
+    [library.AddedToken(x, normalized=False, special=True) for x in PIECES]
   )
   special = tokenizer.special
   fast.post_processor = library.processors.TemplateProcessing(
@@ -61,10 +58,7 @@ def files(fast: Any, max_length: int, type_vocab_size: int) -> dict[str, str]:
   inputs = ['input_ids', 'token_type_ids', 'attention_mask']
   if type_vocab_size == 1:
     inputs.remove('token_type_ids')  # the second text of a pair would have 1
-  pieces = {
-    f'{name}_token': getattr(PIECES, name)
-    for name in ('pad', 'unk', 'cls', 'sep', 'mask')
-  }
+  pieces = {f'{name}_token': piece for name, piece in PIECES._asdict().items()}
   settings = pieces | {
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'model_max_length': max_length,

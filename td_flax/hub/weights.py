@@ -98,7 +98,17 @@ def names(model: ModelConfig, reads: str | None = None) -> Iterator[Name]:
 def to_tensors(
   params: Any, model: ModelConfig, vocab_size: int, reads: str | None = None
 ) -> dict[str, np.ndarray]:
-  """Our parameters under transformers' names, without padding."""
+  """Our parameters under transformers' names, without padding.
+
+  Args:
+    params: of a model, all of them.
+    model: its encoder.
+    vocab_size: ids of the tokenizer.
+    reads: what the head of a task reads; None is the masked-LM head.
+
+  Raises:
+    ValueError: a parameter has no name in transformers.
+  """
   arrays = leaves.to_host(params)
   tensors = {}
   for name in names(model, reads):

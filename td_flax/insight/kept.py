@@ -104,7 +104,7 @@ def of_rows(
     special.pad,
   )
   specials = np.isin(rows, special.as_tuple())
-  return Kept(rows, batch.ids, share, ~(specials | batch.hidden))
+  return Kept(rows, batch.ids, share, ~(specials | batch.is_predicted))
 
 
 def next_step(

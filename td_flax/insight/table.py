@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from td_flax import errors
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.dropping import importance
 
 _EXTREMES = 20
 _BINS = 50
@@ -33,10 +34,7 @@ def extremes(
     `least` and `most`: `piece`, `importance` and `count` of each, the extreme
     first.
   """
-  ids = np.flatnonzero(known & ~np.isin(
-    np.arange(len(table)), tokenizer.special.as_tuple()
-  ))  # fmt: skip
-  order = ids[np.argsort(table[ids], kind='stable')]
+  ids = importance.ordered(table, known, tokenizer.special)
   return {
     name: [
       {
@@ -46,7 +44,7 @@ def extremes(
       }
       for i in chosen[:_EXTREMES]
     ]
-    for name, chosen in (('least', order), ('most', order[::-1]))
+    for name, chosen in (('least', ids[::-1]), ('most', ids))
   }
 
 

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Int, UInt16
 from td_flax import errors
 from td_flax.data.packing import Packer
 from td_flax.data.vocabulary import Tokenizer
-from td_flax.tasks import tag
+from td_flax.tasks import conll
 
-_FORM, _CLASS, _NOTES = 1, 3, 9  # of CoNLL-U's columns, from 0
 _NO_SPACE = 'SpaceAfter=No'
 
 
@@ -65,15 +64,15 @@ def read(path: str, tokenizer: Tokenizer, length: int) -> Words:
   """
   if pathlib.Path(path).suffix.lower() != '.conllu':
     raise errors.ConfigError(f'--conllu={path!r}: must end in .conllu')
-  file = tag.read('--conllu', path)
+  file = conll.read('--conllu', path)
   text, starts, classes, sentences = '', [], [], []
   for number, sentence in enumerate(file.sentences):
     for line in sentence:
       starts.append(len(text))
-      classes.append(line.cells[_CLASS])
+      classes.append(line.cells[conll.UPOS])
       sentences.append(number)
-      glued = _NO_SPACE in line.cells[_NOTES].split('|')
-      text += line.cells[_FORM] + ('' if glued else ' ')
+      glued = _NO_SPACE in line.cells[conll.MISC].split('|')
+      text += line.cells[conll.FORM] + ('' if glued else ' ')
   names = sorted(set(classes))
   ((ids, offsets),) = tokenizer.encode_with_offsets([text])
   packer = Packer(length, tokenizer.special)

@@ -10,26 +10,38 @@ kernel. The last two have no such dropout.
 """
 
 import functools
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from td_flax import errors
+from td_flax.chips import LANES
 from td_flax.config import ModelConfig
 from td_flax.devices import Devices
 from td_flax.model import row_attention
 from td_flax.model.dropout import Seeds, attention_dropout
 
-LANES = 128  # kernels for TPUs want keys in multiples of these
 # Below, the scores are small and a kernel's fixed costs are not worth it.
 _SHORTEST_FOR_KERNEL = 256
 _KERNELS = {'rows': 'tpu', 'splash': 'tpu', 'cudnn': 'gpu'}
 _NO_KERNEL = ('TPU v2', 'TPU v3')  # Mosaic has no bf16 matmul there
 
-# (query, key, value, query_segments, key_segments, seeds) -> mixed.
-Attend = Callable[..., Float[Array, 'B Q H E']]
+
+class Attend(Protocol):
+  """What `make` gives to a layer."""
+
+  def __call__(
+    self,
+    query: Float[Array, 'B Q H E'],
+    key: Float[Array, 'B M H E'],
+    value: Float[Array, 'B M H E'],
+    query_segments: Int[Array, 'B Q'],
+    key_segments: Int[Array, 'B M'],
+    seeds: Seeds | None,
+  ) -> Float[Array, 'B Q H E']:
+    """As `plain`, with the rate of dropout that the config has."""
 
 
 def make(config: ModelConfig, devices: Devices) -> Attend:
@@ -40,8 +52,7 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
     devices: the platform, and the wrapper of kernels.
 
   Returns:
-    A function of the arguments of `plain`, without the rate of dropout. It
-    chooses by the shapes it is called with, as `choose` does.
+    A function that chooses by the shapes it is called with, as `choose` does.
   """
   wrapped = {
     'rows': devices.wrap_kernel(
@@ -53,20 +64,22 @@ def make(config: ModelConfig, devices: Devices) -> Attend:
     'cudnn': devices.wrap_kernel(cudnn),
   }
 
-  def attend(query: Array, key: Array, *rest: Array) -> Array:
-    *others, seeds = rest
+  def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    query_segments: Array,
+    key_segments: Array,
+    seeds: Seeds | None,
+  ) -> Array:
+    args = [query, key, value, query_segments, key_segments]
     name, _ = choose(config, devices, query.shape[1], key.shape[1])
+    if name == 'plain':
+      rate = config.attention_dropout
+      return plain(*args, dropout_rate=rate, seeds=seeds)
     if name == 'rows' and seeds is not None:
-      others.append(seeds)
-    if name in wrapped:
-      return wrapped[name](query, key, *others)
-    return plain(
-      query,
-      key,
-      *others,
-      dropout_rate=config.attention_dropout,
-      seeds=seeds,
-    )
+      args.append(seeds)
+    return wrapped[name](*args)
 
   return attend
 
@@ -154,8 +167,15 @@ def plain(
 ) -> Float[Array, 'B Q H E']:
   """Dot-product attention within segments, softmax in float32.
 
-  Queries come scaled. Every query's segment must occur among the keys' (a token
-  sees itself).
+  Args:
+    query: scaled.
+    key: of the tokens that are seen.
+    value: likewise.
+    query_segments: who sees whom: tokens of the same segment. Each must occur
+      among the keys' (a token sees itself).
+    key_segments: likewise.
+    dropout_rate: of the attention weights.
+    seeds: of that dropout; None is none.
   """
   # [B, H, N, E]: batched matmuls without a transpose inside.
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
@@ -224,7 +244,7 @@ def splash(
     query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)), 'edge')
     query_segments = jnp.pad(query_segments, ((0, 0), (0, padding)), 'edge')
   q, m = query.shape[1], key.shape[1]
-  block_q, block_m = _block(q), _block(m)
+  block_q, block_m = block_length(q), block_length(m)
   attend = kernel.make_splash_mha_single_device(
     mask=masks.MultiHeadMask([masks.FullMask((q, m))] * num_heads),
     block_sizes=kernel.BlockSizes(
@@ -250,9 +270,9 @@ def splash(
   return jnp.swapaxes(mixed, 1, 2)[:, :num_queries]
 
 
-def _block(length: int) -> int:
+def block_length(length: int) -> int:
   """The largest block of up to 512 that divides a multiple of 128."""
-  return next(block for block in (512, 384, 256, 128) if length % block == 0)
+  return next(x for x in (512, 384, 256, LANES) if length % x == 0)
 
 
 def cudnn(

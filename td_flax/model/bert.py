@@ -20,17 +20,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from td_flax.chips import LANES
 from td_flax.config import ModelConfig
-from td_flax.data.masking import MaskedBatch, Segments
 from td_flax.devices import Devices, OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
+from td_flax.masking import MaskedBatch, Segments
 from td_flax.model import attention, layer, local_init, lookup, stack
 from td_flax.model.dense import Dense, decode
 from td_flax.model.dropout import Seeds, dropout, fold
 
 ONE_DEVICE = OneDevice()
-VOCAB_MULTIPLE = 128  # lanes of a TPU
 
 # The attention that each token of a row receives: () -> f32[B, N].
 Received = Callable[[], Float[Array, 'B N']]
@@ -40,7 +40,7 @@ Router = Callable[[plans.Span, Float[Array, 'B N D'], Received], routing.Route]
 
 def padded_vocab(vocab_size: int) -> int:
   """V: `vocab_size` rounded up to a multiple of 128."""
-  return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+  return -(-vocab_size // LANES) * LANES
 
 
 class Embeddings(nnx.Module):

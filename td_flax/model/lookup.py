@@ -21,11 +21,10 @@ from jaxtyping import Array, Float, Int
 from td_flax import chips
 from td_flax.devices import Devices
 
-LANES = 128
 _TOKENS = 256  # T
 _UNROLLED = 8  # tokens whose latencies overlap, and rows of a tile
 _MOST_PARTS = 16
-_REACH = 4 * LANES  # of one load from a single row
+_REACH = 4 * chips.LANES  # of one load from a single row
 
 _Ref = Any  # a block of an array, in vector or scalar memory
 Lookup = Callable[[Array, Array], Array]
@@ -69,7 +68,7 @@ def num_parts(rows: int, width: int, chip: chips.Chip) -> int | None:
     parts *= 2
     if parts > _MOST_PARTS:
       return None
-  if width % LANES or rows % (parts * _UNROLLED):
+  if width % chips.LANES or rows % (parts * _UNROLLED):
     return None
   return parts
 

@@ -22,10 +22,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from td_flax.chips import LANES
 from td_flax.model import dropout
 from td_flax.model.dropout import Seeds
 
-LANES = 128
 LONGEST = 512  # a longer row's scores and gradients outgrow the vector memory
 
 _Ref = Any  # a block of an array, in vector memory

@@ -99,7 +99,7 @@ def _read(file: pathlib.Path, limit: int) -> Paradigm:
 def check_lengths(
   paradigms: list[Paradigm], tokenizer: Tokenizer, longest: int
 ) -> None:
-  """Refuses sentences that have more tokens than a model positions.
+  """Refuses sentences that have more tokens than the model has positions.
 
   Args:
     paradigms: from `read`.

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from td_flax import errors
-from td_flax.data import masking
+from td_flax import errors, masking
 from td_flax.data.vocabulary import PIECES, Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.model import bert

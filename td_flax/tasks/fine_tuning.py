@@ -20,7 +20,7 @@ from td_flax.model import task_model
 from td_flax.tasks import lengths
 from td_flax.tasks.learner import TaskLearner
 from td_flax.tasks.predictor import Predictor
-from td_flax.tasks.task import FIRST, Encoded, Task
+from td_flax.tasks.task import Encoded, Task
 from td_flax.workdir import Workdir
 
 
@@ -54,7 +54,7 @@ def for_task(config: Config, task: Task) -> Config:
       'train.num_steps': steps,
       'eval.every': every,
       'checkpoint.every': every,
-      'model.pooler': task.output.reads == FIRST,
+      'model.pooler': task.output.reads == task_model.FIRST,
     },
   )
 
@@ -82,7 +82,7 @@ def run(
   Raises:
     errors.UserError: what stands in the way, in one line.
   """
-  loop.check_devices(config, engine)
+  engine.check_batch(config.train)
   workdir = Workdir(path)
   fingerprints = {
     'tokenizer': found.tokenizer.fingerprint,

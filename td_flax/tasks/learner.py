@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from td_flax import masking
 from td_flax.config import Config
-from td_flax.data import masking
 from td_flax.data.vocabulary import SpecialIds
 from td_flax.devices import Devices
 from td_flax.learner import Learner, Sums, TrainState

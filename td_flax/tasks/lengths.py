@@ -10,7 +10,8 @@ from jaxtyping import Int
 
 from td_flax.config import Config
 from td_flax.data.pipeline import Pipeline
-from td_flax.tasks.task import TOKENS, Encoded, Task
+from td_flax.model.task_model import TOKENS
+from td_flax.tasks.task import Encoded, Task
 
 _EIGHTHS = 1, 2, 3, 4, 6, 8  # of the full length
 _MULTIPLE = 16  # what is odd computes no faster

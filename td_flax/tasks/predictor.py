@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from td_flax import parallel
+from td_flax.model.task_model import SPAN, TOKENS
 from td_flax.tasks import lengths
 from td_flax.tasks.learner import TaskLearner, compare
-from td_flax.tasks.task import SPAN, TOKENS, Encoded
+from td_flax.tasks.task import Encoded
 
 
 class Predictor:

@@ -17,7 +17,6 @@ def fine_tuning(name: str, task: str) -> ml_collections.ConfigDict:
   config = config_lib.default()
   config.name = name
   config.task.name = task
-  config.task.epochs = 3.0
   config.data.sequence_length = 128
   config.optimizer.learning_rate = LEARNING_RATE
   config.optimizer.warmup = 0.1

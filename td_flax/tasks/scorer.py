@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from td_flax import errors, parallel
-from td_flax.data import masking
+from td_flax import errors, masking, parallel
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
@@ -38,7 +37,7 @@ def encode(
     max_length: positions of the model, [CLS] and [SEP] among them.
 
   Raises:
-    errors.DataError: a sentence has more tokens than the model positions.
+    errors.DataError: a sentence has more tokens than the model has positions.
   """
   encoded = tokenizer.encode_batch(sentences)
   for sentence, ids in zip(sentences, encoded, strict=True):
@@ -74,7 +73,7 @@ class Scorer:
     """The pseudo-log-likelihood of every sentence, in nats, float64.
 
     Raises:
-      errors.DataError: a sentence has more tokens than the model positions.
+      errors.DataError: a sentence has more tokens than the model has positions.
     """
     encoded = encode(self._tokenizer, sentences, self._max_length)
     scores = np.zeros(len(sentences))

@@ -11,15 +11,9 @@ from td_flax import errors, progress
 from td_flax.config import Config
 from td_flax.data import tfds_source
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.model.task_model import FIRST, Output
 from td_flax.tasks import glue, glue_score, tables
-from td_flax.tasks.task import (
-  FIRST,
-  UNLABELED,
-  Encoded,
-  Output,
-  Task,
-  assemble,
-)
+from td_flax.tasks.task import UNLABELED, Encoded, Task, assemble
 
 
 class _Example(NamedTuple):

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from td_flax import errors
 from td_flax.config import Config
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.model.task_model import SPAN, Output
 from td_flax.tasks import squad_data, squad_score
 from td_flax.tasks.squad_data import Question
-from td_flax.tasks.task import SPAN, Encoded, Output, Task, assemble
+from td_flax.tasks.task import Encoded, Task, assemble
 
 
 class _Windows(NamedTuple):

@@ -1,13 +1,9 @@
 """Tagging the words of one's own files: parts of speech, names, chunks.
 
-CoNLL-U files (`.conllu`) hold the word in column 1 of ten; all others hold it
-in column 0 of columns between white space. A blank line ends a sentence.
-
 Letters: S rows, N tokens, C labels, W words of all sentences.
 """
 
 import itertools
-import pathlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,38 +14,11 @@ from jaxtyping import Float, Int
 from td_flax import errors
 from td_flax.config import Config
 from td_flax.data.vocabulary import Tokenizer
-from td_flax.tasks import glue_score, tag_score, task
+from td_flax.model.task_model import TOKENS, Output
+from td_flax.tasks import conll, glue_score, tag_score, task
 
-_CONLLU_COLUMNS = 10
-_UPOS = 3
-_WORD = re.compile(r'[0-9]+')
-_NO_WORD = re.compile(r'[0-9]+[-.][0-9]+')  # several in one, or an empty node
 _NO_LABEL = '_'
 _NAMED = 10  # labels that a message lists
-_BOM = '\ufeff'
-
-
-class _Line(NamedTuple):
-  """A word's: its number in the file, its columns."""
-
-  number: int
-  cells: list[str]
-
-
-class _File(NamedTuple):
-  path: str
-  is_conllu: bool
-  sentences: list[list[_Line]]
-
-  @property
-  def word_column(self) -> int:
-    return 1 if self.is_conllu else 0
-
-  def words(self) -> list[list[str]]:
-    return [
-      [line.cells[self.word_column] for line in sentence]
-      for sentence in self.sentences
-    ]
 
 
 class _Column(NamedTuple):
@@ -95,16 +64,18 @@ class Tag(task.Task):
   name = 'tag'
 
   def __init__(self, config: Config, tokenizer: Tokenizer):
-    train = read('task.train', config.task.train)
-    dev = read('task.dev', config.task.dev)
-    test = read('task.test', config.task.test) if config.task.test else None
+    train = conll.read('task.train', config.task.train)
+    dev = conll.read('task.dev', config.task.dev)
+    test = (
+      conll.read('task.test', config.task.test) if config.task.test else None
+    )
     column = _find_column(config.task.label, train)
     self.labels = _known_labels(train, column)
-    self.output = task.Output(task.TOKENS, size=len(self.labels))
+    self.output = Output(TOKENS, size=len(self.labels))
     self._has_entities = tag_score.are_entities(self.labels)
     self.metric = 'f1' if self._has_entities else 'accuracy'
 
-    def encode(file: _File, *, may_lack: bool = False) -> _Split:
+    def encode(file: conll.File, *, may_lack: bool = False) -> _Split:
       labels = _label_ids(file, column, self.labels, may_lack=may_lack)
       length = config.data.sequence_length
       return _encode(file.words(), labels, tokenizer, length)
@@ -155,71 +126,10 @@ class Tag(task.Task):
     return [self.labels[x] for x in labels]
 
 
-def read(key: str, path: str) -> _File:
-  """The words' lines of the file that `key` names, each with its columns."""
-  valid = (
-    'the path of a .conllu file, or of one with a word and its label a line'
-  )
-  if not path:
-    raise errors.ConfigError(f'{key}: missing; must be {valid}')
-  try:
-    content = pathlib.Path(path).expanduser().read_bytes()
-  except OSError as error:
-    raise errors.ConfigError(
-      f'{key}={path!r}: must be {valid} ({error.strerror})'
-    ) from error
-  try:
-    text = content.decode().removeprefix(_BOM)
-  except UnicodeDecodeError as error:
-    number = 1 + content.count(b'\n', 0, error.start)
-    raise errors.DataError(
-      f'{path}:{number}: byte 0x{content[error.start]:02x} is not UTF-8; '
-      'convert the file, for example with `iconv -f WINDOWS-1252 -t UTF-8`'
-    ) from None
-  is_conllu = path.lower().endswith('.conllu')
-  sentences, lines = [], []
-  # Words may hold what `splitlines` takes for the end of a line, and what
-  # `strip` takes for white space.
-  for number, line in enumerate(text.split('\n'), 1):
-    line = line.removesuffix('\r')
-    if not line.strip(' \t'):
-      sentences.append(lines)
-      lines = []
-    elif is_conllu:
-      cells = _conllu_cells(f'{path}:{number}', line)
-      lines += [_Line(number, cells)] if cells else []
-    elif not line.startswith('-DOCSTART-'):
-      lines.append(_Line(number, re.split(r'[ \t]+', line.strip(' \t'))))
-  sentences = [lines for lines in [*sentences, lines] if lines]
-  if not sentences:
-    raise errors.DataError(f'{path}: holds no sentence; must be {valid}')
-  return _File(path, is_conllu, sentences)
-
-
-def _conllu_cells(where: str, line: str) -> list[str]:
-  """The columns of a word; none of a line that holds none."""
-  if line.startswith('#'):
-    return []
-  cells = line.split('\t')
-  if len(cells) != _CONLLU_COLUMNS or '' in cells:
-    raise errors.DataError(
-      f'{where}: must be {_CONLLU_COLUMNS} columns between tabs, none of them '
-      f'empty; this line has {len(cells) - cells.count("")}'
-    )
-  if _WORD.fullmatch(cells[0]):
-    return cells
-  if not _NO_WORD.fullmatch(cells[0]):
-    raise errors.DataError(
-      f'{where}: must begin with the number of a word, such as 3, 3-4 or 5.1, '
-      f'not with {cells[0]!r}'
-    )
-  return []
-
-
-def _find_column(label: str, train: _File) -> _Column:
+def _find_column(label: str, train: conll.File) -> _Column:
   """The column that `task.label` names; the training file decides for all."""
   if train.is_conllu and label in ('label', 'upos'):
-    return _Column(_UPOS, is_last=False)
+    return _Column(conll.UPOS, is_last=False)
   if label == 'label':
     last = len(train.sentences[0][0].cells) - 1
     return _Column(max(last, 1), is_last=True)
@@ -227,10 +137,10 @@ def _find_column(label: str, train: _File) -> _Column:
   if (
     number < 0
     or number == train.word_column
-    or (train.is_conllu and number >= _CONLLU_COLUMNS)
+    or (train.is_conllu and number >= conll.NUM_COLUMNS)
   ):
     valid = (
-      f'upos or the number of a column from 0 to {_CONLLU_COLUMNS - 1}, not '
+      f'upos or the number of a column from 0 to {conll.NUM_COLUMNS - 1}, not '
       f'{train.word_column}, the words,'
       if train.is_conllu
       else '`label` for the last column or the number of one from 1 (0 is the '
@@ -243,8 +153,8 @@ def _find_column(label: str, train: _File) -> _Column:
 
 
 def _labels(
-  file: _File, column: _Column, *, may_lack: bool
-) -> Iterator[list[tuple[_Line, str]]]:
+  file: conll.File, column: _Column, *, may_lack: bool
+) -> Iterator[list[tuple[conll.Line, str]]]:
   """The label of each line of each sentence; `_` where the column lacks."""
   least = 1 if may_lack else column.number + 1
   for sentence in file.sentences:
@@ -262,7 +172,7 @@ def _labels(
     yield labels
 
 
-def _known_labels(train: _File, column: _Column) -> tuple[str, ...]:
+def _known_labels(train: conll.File, column: _Column) -> tuple[str, ...]:
   """The labels of the training file, sorted."""
   sentences = _labels(train, column, may_lack=False)
   known = tuple(
@@ -277,7 +187,7 @@ def _known_labels(train: _File, column: _Column) -> tuple[str, ...]:
 
 
 def _label_ids(
-  file: _File, column: _Column, known: tuple[str, ...], *, may_lack: bool
+  file: conll.File, column: _Column, known: tuple[str, ...], *, may_lack: bool
 ) -> list[list[int]]:
   """Labels as their places in `known`, `UNLABELED` where a word has none."""
   ids = {label: i for i, label in enumerate(known)}

@@ -11,18 +11,7 @@ from jaxtyping import Float, Int
 
 from td_flax import artifacts, leaves
 from td_flax.data.vocabulary import SpecialIds
-from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
-
-__all__ = [
-  'FIRST',
-  'SPAN',
-  'TOKENS',
-  'UNLABELED',
-  'Encoded',
-  'Output',
-  'Task',
-  'assemble',
-]
+from td_flax.model.task_model import Output
 
 UNLABELED = -1  # where nothing is to be learned
 

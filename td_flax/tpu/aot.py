@@ -19,7 +19,6 @@ from td_flax import chips, errors, parallel, step
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import SpecialIds
 
-SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
 # Accelerator types (v4 and v5p count cores in theirs) and their topologies.
 ALIASES = {
   'v3-8': 'v3:2x2',
@@ -149,17 +148,11 @@ def compile_step(config: config_lib.Config, slice_: Topology) -> Compiled:
   Raises:
     errors.ConfigError: the batch cannot be split over the devices.
   """
-  train, num_devices = config.train, len(slice_.devices)
-  if train.batch_size % (num_devices * train.microbatches):
-    raise errors.ConfigError(
-      f'train.batch_size={train.batch_size}: must be a multiple of '
-      f'{num_devices * train.microbatches}, the devices of {slice_.name} times '
-      'train.microbatches'
-    )
   begun = time.monotonic()
   engine = parallel.make(config.parallel, devices=slice_.devices)
+  engine.check_batch(config.train)
   size = config.data.vocab_size
-  steps = step.Steps(config, size, SPECIAL, engine)
+  steps = step.Steps(config, size, SpecialIds(), engine)
   state = jax.eval_shape(steps.init, jax.ShapeDtypeStruct((size,), jnp.float32))
   lowered = engine.lower_train(steps.train, state, steps.batch)
   text = None

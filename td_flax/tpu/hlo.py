@@ -6,7 +6,6 @@ layout that ends in S(0), or in no S, lies in HBM, S(1) in the core's vector
 memory, higher numbers in registers and scalar memory.
 """
 
-import collections
 import dataclasses
 import functools
 import math
@@ -177,8 +176,8 @@ class Program:
 
     Fusions are yielded whole, and so is what another core is given to run
     (`call-start`), of whose cycles the compiler says nothing; a loop's body as
-    often as it turns; of a
-    conditional every branch, for its choice is not known.
+    often as it turns; of a conditional every branch, for its choice is not
+    known.
     """
     return self._walk(self.entry, 1)
 
@@ -246,14 +245,6 @@ class Program:
       for lines in self.computations.values()
       for instruction in lines.values()
     )
-
-  def buffers(self) -> collections.Counter[Shape]:
-    """Results in HBM of what is executed, by shape."""
-    found: collections.Counter[Shape] = collections.Counter()
-    for _, instruction, _ in self.executed():
-      if not instruction.is_free:
-        found.update(s for s in instruction.shapes if s.space == 0)
-    return found
 
   def flops(self, computation: str, instruction: Instruction) -> int:
     """Matmul FLOPs of one execution, also of what a fusion holds."""

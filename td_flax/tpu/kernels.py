@@ -28,6 +28,7 @@ import math
 import re
 
 from td_flax import chips
+from td_flax.model import attention
 from td_flax.tpu import hlo
 
 _WIDTH = 64
@@ -70,7 +71,6 @@ _LARGE = {
   },
 }
 _V5E = {'rows': _ROWS, 'rows_dropout': _DROPOUT, 'splash': _SPLASH}
-_BLOCKS = (512, 384, 256, 128)
 _MATMULS = (2, 5)  # over the scores: forward, backward
 _ROW_KERNEL = re.compile(
   r'row_attention(?P<dropout>_dropout)?_(?P<direction>fwd|bwd)_(?P<width>\d+)'
@@ -125,7 +125,7 @@ def cost(
     cycles = _cycles(chip, kernel, is_backward, *lengths)
   else:
     # [B, H, Q, E] or [B, H, E, Q]: lengths are multiples of the lanes.
-    is_width_last = queries[-2] % _BLOCKS[-1] == 0
+    is_width_last = queries[-2] % chips.LANES == 0
     width = queries[-1 if is_width_last else -2]
     lengths = tuple(
       dims[-2 if is_width_last else -1] for dims in (queries, keys)
@@ -160,9 +160,7 @@ def _cycles(
   chip: chips.Chip, kernel: str, is_backward: bool, queries: int, keys: int
 ) -> float:
   """Of one head of one row."""
-  block = tuple(
-    next(size for size in _BLOCKS if n % size == 0) for n in (queries, keys)
-  )
+  block = attention.block_length(queries), attention.block_length(keys)
   figures = _V5E[kernel]
   large = figures[512, 512][is_backward]
   if block in figures:

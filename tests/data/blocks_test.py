@@ -108,7 +108,7 @@ def test_a_long_document_is_named_and_encoded_whole(
 def test_parts_are_the_text_cut_at_white_space(text):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(blocks, '_PART_CHARS', 7)
-    parts = list(blocks.parts(text))
+    parts = list(blocks._parts(text))
   assert ''.join(parts) == text
   assert max(map(len, parts)) <= 7
   for part, following in itertools.pairwise(parts):

@@ -466,9 +466,11 @@ def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
   assert 'tokenizer.model' in str(caught.value)
 
 
-def test_workers_load_no_accelerator_library():
+def test_no_module_of_data_loads_an_accelerator_library():
   code = (
-    'import sys, td_flax.data.prepare, td_flax.data.pipeline\n'
+    'import importlib, pkgutil, sys, td_flax.data as data\n'
+    "for found in pkgutil.iter_modules(data.__path__, 'td_flax.data.'):\n"
+    '  importlib.import_module(found.name)\n'
     "print({'jax', 'flax', 'tensorflow_datasets'} & sys.modules.keys())"
   )
   run = subprocess.run(

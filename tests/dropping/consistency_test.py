@@ -8,8 +8,7 @@ import scipy.special
 import scipy.stats
 from flax import nnx
 
-from td_flax import step
-from td_flax.data import masking
+from td_flax import masking, step
 from td_flax.devices import OneDevice
 from td_flax.dropping import consistency
 from td_flax.dropping import plan as plans

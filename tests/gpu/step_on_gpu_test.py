@@ -8,9 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from td_flax import parallel, step
+from td_flax import masking, parallel, step
 from td_flax.config import ParallelConfig
-from td_flax.data import masking
 from td_flax.devices import OneDevice
 
 pytestmark = pytest.mark.gpu

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from td_flax import workdir
-from td_flax.data import masking
+from td_flax import masking, workdir
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 

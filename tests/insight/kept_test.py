@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td_flax import errors, step
-from td_flax.data import masking
+from td_flax import errors, masking, step
 from td_flax.devices import OneDevice
 from td_flax.insight import kept as module
 
@@ -68,7 +67,7 @@ def test_states_drop_what_is_kept_of_rows_that_are_not_masked(kept_of, policy):
     rows, numbers
   )
   np.testing.assert_array_equal(batch.ids, rows)
-  assert not batch.hidden.any()
+  assert not batch.is_predicted.any()
   found, full = (
     jax.jit(lambda *x, on=on: steps.states(state, *x, dropping=on))(
       rows, numbers

@@ -39,7 +39,7 @@ if 'td_flax.main' in sys.orig_argv:
   def witnessed(self, state, ids, rows):
     keys, batch, router = drawn(self, state, ids, rows)
     jax.debug.callback(
-      write, state.step, rows, ids, batch.ids, batch.labels, batch.hidden
+      write, state.step, rows, ids, batch.ids, batch.labels, batch.is_predicted
     )
     return keys, batch, router
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax.data import masking
+from td_flax import masking
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.model import bert
@@ -156,7 +156,7 @@ def task(ids, special, p=4):
     predicted=predicted,
     labels=jnp.zeros((len(ids), p), jnp.int32),
     weights=jnp.ones((len(ids), p)),
-    hidden=predicted.kept,
+    is_predicted=predicted.kept,
   )
 
 

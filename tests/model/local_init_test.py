@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors
-from td_flax.data import masking
+from td_flax import errors, masking
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 

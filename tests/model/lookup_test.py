@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import chips, parallel
+from td_flax import chips, masking, parallel
 from td_flax.config import ParallelConfig
-from td_flax.data import masking
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.model import bert, lookup

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax.data import masking
+from td_flax import masking
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, pretrained
-from td_flax.data import masking, sentence_piece
+from td_flax import errors, masking, pretrained
+from td_flax.data import sentence_piece
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 from td_flax.tasks import fill

@@ -10,9 +10,10 @@ import pytest
 from td_flax import parallel
 from td_flax.config import ParallelConfig
 from td_flax.devices import OneDevice
+from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
 from td_flax.tasks.learner import TaskLearner, compare
 from td_flax.tasks.predictor import Predictor
-from td_flax.tasks.task import FIRST, SPAN, TOKENS, Encoded, Output
+from td_flax.tasks.task import Encoded
 
 VOCAB = 300
 OUTPUTS = {

@@ -11,10 +11,11 @@ from td_flax import parallel
 from td_flax.config import ParallelConfig
 from td_flax.data.pipeline import Pipeline
 from td_flax.devices import OneDevice
+from td_flax.model.task_model import FIRST, SPAN, TOKENS, Output
 from td_flax.tasks import lengths
 from td_flax.tasks.learner import TaskLearner
 from td_flax.tasks.predictor import Predictor
-from td_flax.tasks.task import FIRST, SPAN, TOKENS, Encoded, Output
+from td_flax.tasks.task import Encoded
 
 VOCAB, FULL = 300, 64
 OUTPUTS = {

@@ -122,8 +122,15 @@ def scores(text, *, rows, heads):
   """Buffers in HBM of a number for each row, head, query and key."""
   from td_flax.tpu import hlo
 
+  buffers = {
+    shape
+    for _, instruction, _ in hlo.Program(text).executed()
+    if not instruction.is_free
+    for shape in instruction.shapes
+    if shape.space == 0
+  }
   found = []
-  for shape in hlo.Program(text).buffers():
+  for shape in buffers:
     *outer, queries, keys = (0, 0, *shape.dims)
     counted = math.prod(outer[2:]) in (rows * heads, heads)
     if counted and queries in (76, 128, 256, 512) and keys in (256, 512):

@@ -27,7 +27,7 @@ class Context(NamedTuple):
   Attributes:
     ids: as they enter the model, after masking.
     segments: the document of each token, 0 for [PAD].
-    hidden: the positions that are predicted.
+    is_predicted: the positions that are predicted.
     table: the policy's importance per id.
     keys: one key per row, a function of (seed, step, row of the global batch).
     received: computes the attention f32[B, N] that each token receives in the
@@ -36,7 +36,7 @@ class Context(NamedTuple):
 
   ids: Int[Array, 'B N']
   segments: Int[Array, 'B N']
-  hidden: Bool[Array, 'B N']
+  is_predicted: Bool[Array, 'B N']
   table: Float[Array, ' V']
   keys: Key[Array, ' B']
   received: Callable[[], Float[Array, 'B N']] | None = None

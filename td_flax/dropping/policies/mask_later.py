@@ -54,6 +54,6 @@ class Policy(base.Policy):
   ) -> routing.Route:
     """All but the predicted tokens, and where these are fewer, [PAD]."""
     real = (context.ids != self.special.pad).astype(jnp.int32)
-    seen = (~context.hidden).astype(jnp.int32)
+    seen = (~context.is_predicted).astype(jnp.int32)
     lots = importance.lots(context.keys, x.shape[1])
     return routing.select(routing.rank(seen, real, lots), span.keep)

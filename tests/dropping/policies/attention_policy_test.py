@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, step
-from td_flax.data import masking
+from td_flax import errors, masking, step
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies

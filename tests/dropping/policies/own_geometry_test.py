@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, evaluate, parallel, step
+from td_flax import errors, evaluate, masking, parallel, step
 from td_flax.config import ParallelConfig
-from td_flax.data import masking
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
@@ -91,18 +90,18 @@ def test_mask_later_shows_early_layers_no_predicted_token(
   n, p = 32, steps.config.num_predicted
   assert steps.plan[:2] == (Span((0, 1), n - p), Span((2,)))
   batch = masked(steps, make_rows(5))
-  assert (batch.ids[batch.hidden] == special.mask).all()
+  assert (batch.ids[batch.is_predicted] == special.mask).all()
   router = steps._router(batch, jnp.zeros(300), step._fold(
     masking.row_keys(jax.random.key(0), 0, jnp.arange(5)), 1
   ))  # fmt: skip
   route = router(steps.plan[0], jnp.zeros((5, n, 4)), None)
-  np.testing.assert_array_equal(route.kept, ~batch.hidden)
+  np.testing.assert_array_equal(route.kept, ~batch.is_predicted)
   # A predicted token enters the late layers as its embedding.
   model = nnx.merge(steps.graph, params)
   x = model.embed(batch.ids, batch.segments, None)
   y = model.through(x, batch.segments, steps.plan[:1], router, None, None)
-  np.testing.assert_array_equal(y[batch.hidden], x[batch.hidden])
-  assert jnp.abs(y[~batch.hidden] - x[~batch.hidden]).max() > 0.01
+  np.testing.assert_array_equal(y[batch.is_predicted], x[batch.is_predicted])
+  assert jnp.abs(y[~batch.is_predicted] - x[~batch.is_predicted]).max() > 0.01
 
 
 def test_mask_later_leaves_padding_out_before_real_tokens(
@@ -115,9 +114,9 @@ def test_mask_later_leaves_padding_out_before_real_tokens(
   keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(5))
   router = steps._router(batch, jnp.zeros(300), keys)
   route = router(steps.plan[0], jnp.zeros((5, 32, 4)), None)
-  assert (batch.hidden.sum(1) == 5).all()
+  assert (batch.is_predicted.sum(1) == 5).all()
   assert route.kept[:, :20].sum() == 5 * 15  # every visible token
-  assert (route.kept & batch.hidden).sum() == 0
+  assert (route.kept & batch.is_predicted).sum() == 0
 
 
 @pytest.mark.parametrize('policy', ['narrow', 'mask_later'])

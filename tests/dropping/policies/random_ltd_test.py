@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td_flax import step
-from td_flax.data import masking
+from td_flax import masking, step
 from td_flax.devices import OneDevice
 from td_flax.dropping.plan import Span
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from td_flax.data import masking
+from td_flax import masking
 
 VOCAB = 300
 

@@ -41,7 +41,7 @@ class MaskedBatch(NamedTuple):
     predicted: the predicted positions, as a route to them.
     labels: the original ids there.
     weights: 1, or 0 where a short row has fewer than P predictions.
-    hidden: the positions that count, where `predicted` always has P.
+    is_predicted: the positions that count, where `predicted` always has P.
   """
 
   ids: Int[Array, 'B N']
@@ -49,7 +49,7 @@ class MaskedBatch(NamedTuple):
   predicted: routing.Route
   labels: Int[Array, 'B P']
   weights: Float[Array, 'B P']
-  hidden: Bool[Array, 'B N']
+  is_predicted: Bool[Array, 'B N']
 
 
 def row_keys(
@@ -131,7 +131,7 @@ def mask(
   real = jnp.sum(ids != special.pad, axis=-1)
   wanted = _floor_share(mask_rate, n, real)
   wanted = jnp.minimum(wanted, jnp.sum(ordinary, axis=-1))  # [B]
-  hidden = ranks < wanted[:, None]
+  is_predicted = ranks < wanted[:, None]
 
   # Thresholds on 24 bits, exact in float32 and the same on every backend.
   action = action >> 8
@@ -143,19 +143,19 @@ def mask(
     random_ids += random_ids >= token
 
   if all_as_mask:
-    shown = jnp.where(hidden, special.mask, ids)
+    shown = jnp.where(is_predicted, special.mask, ids)
   else:
-    shown = jnp.where(hidden & as_mask, special.mask, ids)
-    shown = jnp.where(hidden & as_random, random_ids, shown)
+    shown = jnp.where(is_predicted & as_mask, special.mask, ids)
+    shown = jnp.where(is_predicted & as_random, random_ids, shown)
   chosen = routing.select(ranks, p)
-  weights = routing.compact(chosen.kept, hidden.astype(jnp.int32), p)
+  weights = routing.compact(chosen.kept, is_predicted.astype(jnp.int32), p)
   return MaskedBatch(
     ids=shown,
     segments=segments,
     predicted=chosen,
     labels=routing.compact(chosen.kept, ids, p),
     weights=weights.astype(jnp.float32),
-    hidden=hidden,
+    is_predicted=is_predicted,
   )
 
 
