@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shlex
-import sys
 from typing import Any
 
 import jax
@@ -94,6 +93,7 @@ def page(
   config: Config,
   place: str,
   packed: PackedDataset,
+  arguments: dict[str, str] | None,
 ) -> str:
   """The summary as text.
 
@@ -102,6 +102,7 @@ def page(
     config: the experiment.
     place: the workdir as a person names it, a path or a URL.
     packed: its dataset.
+    arguments: of the command, by their flags' names; None where none trained.
   """
   place = place.rstrip('/')
   lines = ['', f'{config.name}: {content["step"]:,} steps done', '']
@@ -119,7 +120,8 @@ def page(
   if config.log.tensorboard:
     saved.insert(2, (f'{place}/tensorboard', 'the same figures as curves'))
   lines += [f'    {path:<36} {what}' for path, what in saved]
-  return '\n'.join([*lines, '', '  what next', *_next_steps(config, place)])
+  lines += ['', '  what next', *_next_steps(config, place, arguments)]
+  return '\n'.join(lines)
 
 
 def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -172,17 +174,14 @@ def _speed(content: dict[str, Any]) -> list[tuple[str, str]]:
   ]
 
 
-def _next_steps(config: Config, place: str) -> list[str]:
-  """Commands to try, made from the one that was run."""
+def _next_steps(
+  config: Config, place: str, arguments: dict[str, str] | None
+) -> list[str]:
+  """Commands to try, the first made from the one that was run."""
   lines = []
   drop = config.drop
-  if drop.policy != 'none' or drop.stages:
-    same, arguments = [], iter(sys.argv[1:])
-    for argument in arguments:
-      if argument == '--workdir':
-        next(arguments)  # the folder
-      elif not argument.startswith('--workdir='):
-        same.append(argument)
+  if arguments and (drop.policy != 'none' or drop.stages):
+    same = [x for name, x in arguments.items() if name != 'workdir']
     plain = shlex.join(
       [
         *('python', '-m', 'td_flax.main', *same),

@@ -396,9 +396,13 @@ def test_two_processes_train_what_one_does_and_never_prepare_data(
   unprepared = arguments(
     workspace, workspace / 'two', data__dir=workspace / 'nothing'
   )
+  unprepared += ['--noconfig.data.lowercase']
   for code, _, err in run_two_processes(unprepared):
     assert code == 1
     assert 'python -m td_flax.tools.prepare --config=' in err
+    # What is that of one process is left out.
+    end = f'--noconfig.data.lowercase --workdir={workspace / "two"}\n'
+    assert end in err
   assert not (workspace / 'nothing').exists()
   short = {'train__num_steps': 20, 'log__every': 1}
   code, _, err = run(arguments(workspace, workspace / 'one', **short))
