@@ -143,7 +143,8 @@ class Done(NamedTuple):
   Attributes:
     state: on the host.
     resumed_from: the step this process began at, None for 0.
-    memory: `first_eval_loss` and `last_eval_loss`.
+    memory: `first_eval_loss` and `last_eval_loss`; with `eval/own_loss` also
+      `first_eval_own_loss` and `last_eval_own_loss`.
     speed: of this process, None where it took no step.
   """
 
@@ -354,8 +355,10 @@ class _Run:
   def _evaluate(self) -> dict[str, float]:
     with self.speed.evaluating():
       row = self.experiment.evaluate(self.state.params)
-    self.memory.setdefault('first_eval_loss', row['eval/loss'])
-    self.memory['last_eval_loss'] = row['eval/loss']
+    for name in ('loss', 'own_loss'):
+      if f'eval/{name}' in row:
+        self.memory.setdefault(f'first_eval_{name}', row[f'eval/{name}'])
+        self.memory[f'last_eval_{name}'] = row[f'eval/{name}']
     return row
 
   def _write(self, step: int, row: dict[str, float]) -> None:

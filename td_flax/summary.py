@@ -39,7 +39,7 @@ def make(
     state: at the end, on the host.
     num_devices: over all processes.
     resumed_from: the step this process began at, None for 0.
-    memory: `first_eval_loss` and `last_eval_loss`, in nats.
+    memory: the first and last held-out losses, in nats (`loop.Done`).
     speed: of this process, None where it took no step.
   """
   steps = programs.base
@@ -55,8 +55,7 @@ def make(
     'processes': jax.process_count(),
     'platform': jax.devices()[0].platform,
     'resumed_from': resumed_from,
-    'first_eval_loss': memory['first_eval_loss'],
-    'last_eval_loss': memory['last_eval_loss'],
+    **memory,
     'skipped_updates': int(state.skipped),
     'layer_tokens_kept': programs.mean(
       {key: x.layer_tokens_kept for key, x in programs.steps.items()}
@@ -132,6 +131,14 @@ def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
       'nats per predicted token',
     )
   ]
+  if 'last_eval_own_loss' in content:
+    figures += [
+      (
+        'as trained',
+        f'{content["first_eval_own_loss"]:.3f} -> '
+        f'{content["last_eval_own_loss"]:.3f}, computed as its policy trains',
+      )
+    ]
   if 'tokens_per_second' in content:
     figures += _speed(content)
   skipped = 1 - content['layer_tokens_kept']

@@ -115,6 +115,12 @@ def test_speed_and_skipped_updates_are_told(page):
   assert 'train step (kept from an earlier run)' in text
 
 
+def test_the_loss_in_a_policys_own_geometry_is_told_where_there_is_one(page):
+  own = {'first_eval_own_loss': 9.02, 'last_eval_own_loss': 5.1}
+  assert 'as trained       9.020 -> 5.100,' in page(CONTENT | own)
+  assert 'as trained' not in page()
+
+
 def test_extremes_come_from_known_ids_that_are_no_specials(page, special):
   tokenizer = types.SimpleNamespace(special=special, piece=lambda i: f'<{i}>')
   table = np.arange(40, dtype=np.float32)

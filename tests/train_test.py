@@ -250,6 +250,29 @@ def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
   assert reference['layer_tokens_kept'] == pytest.approx(0.4 + 0.6 * 11 / 12)
 
 
+def test_a_run_of_other_geometries_says_so_and_tells_their_loss(workspace):
+  workdir = workspace / 'other_geometries'
+  code, out, err = run(
+    arguments(
+      workspace,
+      workdir,
+      drop__policy='narrow',
+      drop__stages='50%; rest policy=mask_later',
+      train__num_steps=4,
+    )
+  )
+  assert code == 0, err
+  start, _ = err.split('training: ', 1)
+  for policy in ('narrow', 'mask_later'):
+    assert f'drop.policy={policy}: layers ' in start
+  assert 'as trained' in out
+  result, (first, *_, last) = summary(workdir), rows(workdir)
+  for name in ('loss', 'own_loss'):
+    assert result[f'first_eval_{name}'] == first[f'eval/{name}']
+    assert result[f'last_eval_{name}'] == last[f'eval/{name}']
+  assert result['last_eval_own_loss'] != result['last_eval_loss']
+
+
 def test_a_workdir_of_another_run_is_refused_and_left_alone(whole, workspace):
   workdir, _ = whole
   before = {
