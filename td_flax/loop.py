@@ -318,7 +318,8 @@ class _Run:
         if must_stop:
           raise errors.Stopped(
             f'stopped by a signal after step {done}; saved as '
-            f'{self.workdir.checkpoints / str(done)}; the same command resumes'
+            f'{self.workdir.checkpoints / str(done)}; run the '
+            'same command again to continue'
           )
 
   def _profile(self, step: int) -> None:

@@ -104,4 +104,6 @@ def stop(number: int, frame: FrameType | None) -> None:
     errors.Stopped: always.
   """
   del number, frame
-  raise errors.Stopped('stopped by a signal; the same command goes on')
+  raise errors.Stopped(
+    'stopped by a signal; run the same command again to continue'
+  )

@@ -1,4 +1,4 @@
-"""What a finished run leaves: `summary.json`, and a page a person enjoys."""
+"""What a finished run leaves: `summary.json`, and the page that it prints."""
 
 import json
 import pathlib

@@ -204,7 +204,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
   assert interrupted == code, err
   assert not (workdir / 'summary.json').exists()
   if code == 75:
-    assert 'the same command resumes' in err.splitlines()[-1]
+    assert 'run the same command again to continue' in err.splitlines()[-1]
   code, _, err = run(command)
   assert code == 0, err
   assert rows(workdir) == rows(expected)

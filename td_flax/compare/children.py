@@ -213,7 +213,9 @@ class Children:
     self.start(function.__name__, place, None, function, *arguments)
     (done,) = self.wait()
     if self.stopping:
-      raise errors.Stopped('stopped by a signal; the same command goes on')
+      raise errors.Stopped(
+        'stopped by a signal; run the same command again to continue'
+      )
     if done.error:
       raise errors.UserError(done.error)
     return done.result

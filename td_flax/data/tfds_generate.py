@@ -100,8 +100,8 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
     download_manager.NonMatchingChecksumError,
   ) as error:
     raise errors.DataError(
-      f'tfds:{label}: cannot be downloaded or written: {_one_line(error)}; the '
-      'same command goes on with what is there'
+      f'tfds:{label}: cannot be downloaded or written: {_one_line(error)}; '
+      'run the same command again to continue with what is there'
     ) from error
   except (AssertionError, ValueError, RuntimeError) as error:
     # TFDS's ways to say: unknown version, or files to be fetched by hand.

@@ -41,12 +41,12 @@ class WordPiece(vocabulary.Tokenizer):
     max_word_chars: longer words are unknown.
 
   Raises:
-    errors.DataError: a piece is there twice, a special one is missing, there
+    errors.DataError: a piece occurs twice, a special one is missing, there
       are more than ids of 16 bits, or `tokenizers` is not installed.
   """
 
   file = 'tokenizer.json'
-  legend = '## goes on with a word'
+  legend = '## continues a word'
 
   def __init__(
     self,
@@ -61,7 +61,7 @@ class WordPiece(vocabulary.Tokenizer):
     ids = {piece: i for i, piece in enumerate(pieces)}
     if len(ids) < len(pieces):
       twice = next(x for i, x in enumerate(pieces) if ids[x] != i)
-      raise errors.DataError(f'{origin}: the piece {twice!r} is there twice')
+      raise errors.DataError(f'{origin}: the piece {twice!r} occurs twice')
     for piece in PIECES.as_tuple():
       if piece not in ids:
         raise errors.DataError(

@@ -73,13 +73,13 @@ def pool(num_workers: int) -> Iterator[Runner]:
       yield Runner(executor, _TASKS_PER_WORKER * num_workers)
   except KeyboardInterrupt:
     raise errors.Stopped(
-      'interrupted while preparing data; finished blocks are kept, and the '
-      'same command goes on'
+      'interrupted while preparing data; finished blocks are kept; '
+      'run the same command again to continue'
     ) from None
   except process.BrokenProcessPool as error:
     raise errors.DataError(
       'a process that packs data was killed, most likely for lack of memory; '
-      'finished blocks are kept, and the same command goes on'
+      'finished blocks are kept; run the same command again to continue'
     ) from error
   finally:
     executor.shutdown(cancel_futures=True)  # waits for the blocks under way

@@ -1,7 +1,7 @@
 """Compiles a config's train step for a TPU slice and prints what it costs.
 
     python -m td_flax.tools.compile_tpu --config=configs/bert_base_td.py \
-        --topology=v5e:2x4 [--json[=FILE]] [--dump=DIR] [--largest-batch] \
+        --topology=v5e:2x4 [--json[=FILE]] [--dump=DIR] [--largest_batch] \
         [--config.KEY=VALUE ...]
 
 Needs no TPU and no data, but libtpu (the extra `tpu`). Beside the config it
