@@ -10,7 +10,7 @@ from concurrent import futures
 from concurrent.futures import process
 from typing import Any
 
-from td_flax import errors
+from td_flax import errors, signals
 
 # One that is worked on and one that waits.
 _TASKS_PER_WORKER = 2
@@ -94,16 +94,10 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
   try:
     yield
   finally:
-    # None: it was not installed from Python and cannot be put back.
-    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+    signals.restore({signal.SIGTERM: previous})
 
 
 def _start() -> None:
   """Leaves Ctrl-C to the parent, and ends when the parent has ended."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)  # the pool's own threads would wait for ever
+  signals.end_with_parent()
