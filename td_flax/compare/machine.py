@@ -9,6 +9,8 @@ import platform
 import shlex
 from typing import Any
 
+import td_flax
+
 
 def cpu() -> str:
   """The processor's name."""
@@ -26,16 +28,19 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def facts(command: list[str]) -> dict[str, Any]:
+def facts(command: list[str], *packages: str) -> dict[str, Any]:
   """Where, when and how something was measured.
 
   Args:
     command: its arguments.
+    *packages: whose versions matter beside those of jax and td_flax.
   """
+  versions = {x: importlib.metadata.version(x) for x in ('jax', *packages)}
   return {
     'machine': cpu(),
     'cores': os.cpu_count(),
-    'jax': importlib.metadata.version('jax'),
+    'td_flax': td_flax.__version__,
+    **versions,
     'python': platform.python_version(),
     'command': shlex.join(command),
     'date': datetime.date.today().isoformat(),
