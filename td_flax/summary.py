@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, bucket, checkpoint, step
+from td_flax import artifacts, bucket, checkpoint, extras, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
@@ -202,7 +202,7 @@ def _next_steps(
   output = pathlib.PurePath(place).name if bucket.is_url(place) else place
   return [
     *lines,
-    "    to transformers, with the extra `hf` (pip install -e '.[hf]'):",
+    f'    to transformers; needs {extras.missing("hf")}',
     f'      python -m td_flax.tools.export --workdir={place} '
     f'--output={output}_hf',
     '    your own text:',

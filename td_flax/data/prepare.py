@@ -69,8 +69,7 @@ def prepare(
   except OSError as error:
     raise errors.DataError(
       f'{error.filename or directory}: {error.strerror or error}; finished '
-      'blocks are kept; once this is mended, run the same command again to '
-      'continue'
+      'blocks are kept; mend this, then run the same command again to continue'
     ) from error
 
 

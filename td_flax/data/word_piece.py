@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, errors
+from td_flax import artifacts, errors, extras
 from td_flax.data import vocabulary
 from td_flax.data.vocabulary import PIECES, SpecialIds
 
@@ -247,6 +247,6 @@ def _library(origin: str) -> Any:
     import tokenizers
   except ImportError:
     raise errors.DataError(
-      f"{origin}: WordPiece needs the extra `hf`: pip install 'td_flax[hf]'"
+      f'{origin}: WordPiece needs {extras.missing("hf")}'
     ) from None
   return tokenizers
