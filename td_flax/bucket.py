@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent import futures
 
-from td_flax import errors, progress
+from td_flax import errors, extras, progress
 
 _SCHEME = 'gs://'
 LEASE = 'lease.json'  # in a workdir: who writes there
@@ -139,7 +139,7 @@ class Bucket:
       self._files = fsspec.filesystem('gs', use_listings_cache=False)
     except ImportError as error:
       raise errors.ConfigError(
-        f"{url}: needs the extra `gcs`: pip install 'td_flax[gcs]'"
+        f'{url}: needs {extras.missing("gcs")}'
       ) from error
 
   def sizes(self) -> dict[str, int]:

@@ -283,8 +283,8 @@ def find_step(directory: pathlib.Path, step: str, where: str) -> int:
   } | {str(number): number for number in present}
   if chosen.get(step) is None:
     raise errors.ConfigError(
-      f'{where}: has no step {step!r}; there are latest, best (once it was '
-      f'evaluated) and {", ".join(map(str, present))}'
+      f'{where}: has no step {step!r}; choose latest, best (if evaluated) or '
+      f'one of {", ".join(map(str, present))}'
     )
   return chosen[step]
 

@@ -79,6 +79,20 @@ def load(schema: Schema = config_lib) -> Any:
   return schema.load(raw)
 
 
+def given() -> dict[str, str]:
+  """The arguments that the command line gives, by the names of their flags.
+
+  Returns:
+    One argument for each flag, `{'workdir': '--workdir=a', ...}`: `--config`,
+    its overrides, the others.
+  """
+  # Flags are also known by their short names.
+  named = {flags.FLAGS[name].name: flags.FLAGS[name] for name in flags.FLAGS}
+  present = [name for name, flag in named.items() if flag.present]
+  present.sort(key=lambda name: name.partition('.')[0] != 'config')
+  return {name: named[name].serialize() for name in present}
+
+
 def _parse(argv: list[str], schema: Schema) -> list[str]:
   """Parses `argv` for `app.run`; exits 2 on errors."""
   try:

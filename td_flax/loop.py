@@ -110,7 +110,8 @@ class Done(NamedTuple):
   Attributes:
     state: on the host.
     resumed_from: the step this process began at, None for 0.
-    memory: `first_eval_loss` and `last_eval_loss`.
+    memory: `first_eval_loss` and `last_eval_loss`; with `eval/own_loss` also
+      `first_eval_own_loss` and `last_eval_own_loss`.
     speed: of this process, None where it took no step.
   """
 
@@ -284,7 +285,8 @@ class _Run:
         if must_stop:
           raise errors.Stopped(
             f'stopped by a signal after step {done}; saved as '
-            f'{self.workdir.checkpoints / str(done)}; the same command resumes'
+            f'{self.workdir.checkpoints / str(done)}; run the '
+            'same command again to continue'
           )
 
   def _profile(self, step: int) -> None:
@@ -321,8 +323,10 @@ class _Run:
   def _evaluate(self) -> dict[str, float]:
     with self.speed.evaluating():
       row = self.experiment.evaluate(self.state.params)
-    self.memory.setdefault('first_eval_loss', row['eval/loss'])
-    self.memory['last_eval_loss'] = row['eval/loss']
+    for name in ('loss', 'own_loss'):
+      if f'eval/{name}' in row:
+        self.memory.setdefault(f'first_eval_{name}', row[f'eval/{name}'])
+        self.memory[f'last_eval_{name}'] = row[f'eval/{name}']
     return row
 
   def _write(self, step: int, row: dict[str, float]) -> None:

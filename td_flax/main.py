@@ -28,7 +28,7 @@ def main() -> None:
     from td_flax import compilation, train
 
     compilation.keep_programs()
-    train.train(config, workdir, place)
+    train.train(config, workdir, place, flags.given())
 
 
 if __name__ == '__main__':

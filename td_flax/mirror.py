@@ -127,7 +127,7 @@ class _Mirror:
           'bucket'
         )
       self._push()
-    progress.write_line(f'{self._bucket.url}: got what it lacked')
+    progress.write_line(f'{self._bucket.url}: is up to date')
 
   def _is_changed(self) -> bool:
     """Whether the bucket holds something else than this folder put there."""
@@ -172,7 +172,7 @@ class _Mirror:
         'machine writes it'
       ):
         self._push()
-      progress.write_line(f'{self._bucket.url}: holds all of it')
+      progress.write_line(f'{self._bucket.url}: is up to date')
 
   def _push_until_ended(self) -> None:
     while not self._ended.wait(_SECONDS_BETWEEN_WRITES):

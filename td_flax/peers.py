@@ -116,7 +116,7 @@ class Peers:
         who = _names(missing)
         if now > deadline:
           message = (
-            f'{who} of {self._count} did not come within '
+            f'{who} of {self._count} did not join within '
             f'{self._join_timeout:g} seconds (--join_timeout)'
           )
           self._tell(f'fail {message}')
@@ -181,7 +181,7 @@ class Peers:
       connection.close()  # process 0 ended while we waited: it may come back
       time.sleep(_POLL)
     raise errors.Stopped(
-      f'{where} did not come within {self._join_timeout:g} seconds '
+      f'{where} did not join within {self._join_timeout:g} seconds '
       '(--join_timeout)'
     )
 
@@ -225,7 +225,10 @@ class Peers:
     if self._exit_code is not None:  # this one failed first, and has said so
       os._exit(self._exit_code)
     # Not an exception: the main thread may wait for the lost one for ever.
-    line = f'error: {text}; the same command resumes from the last checkpoint\n'
+    line = (
+      f'error: {text}; run the same command again to continue from the '
+      'last checkpoint\n'
+    )
     os.write(sys.__stderr__.fileno(), line.encode())
     os._exit(errors.Stopped.exit_code)
 

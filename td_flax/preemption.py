@@ -24,7 +24,7 @@ from typing import Self
 import jax
 from jax.experimental import multihost_utils
 
-from td_flax import errors
+from td_flax import errors, signals
 
 _MESSAGE = 'stopping after this step; signal again to abort at once\n'
 
@@ -91,9 +91,7 @@ class StopRequest:
       signal.raise_signal(signal.SIGTERM)
 
   def _restore(self) -> None:
-    for number, handler in self._previous.items():
-      # None: it was not installed from Python and cannot be put back.
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    signals.restore(self._previous)
     self._previous.clear()
 
 
@@ -104,4 +102,6 @@ def stop(number: int, frame: FrameType | None) -> None:
     errors.Stopped: always.
   """
   del number, frame
-  raise errors.Stopped('stopped by a signal; the same command goes on')
+  raise errors.Stopped(
+    'stopped by a signal; run the same command again to continue'
+  )

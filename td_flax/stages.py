@@ -113,7 +113,8 @@ def _changed(config: Config, text: str, values: dict[str, str]) -> Config:
   policy = changed.drop.policy
   if policy != config.drop.policy and policies.load(policy).has_table:
     raise errors.ConfigError(
-      f'drop.stages: {text!r}: {policy} needs a table, and a run has one: set '
-      f'drop.policy={policy}, and other policies in parts'
+      f'drop.stages: {text!r}: {policy} needs a table, and a run has only '
+      f'the table of drop.policy: set drop.policy={policy}, and other policies '
+      'in parts'
     )
   return changed

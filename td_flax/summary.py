@@ -1,15 +1,14 @@
-"""What a finished run leaves: `summary.json`, and a page a person enjoys."""
+"""What a finished run leaves: `summary.json`, and the page that it prints."""
 
 import json
 import pathlib
 import shlex
-import sys
 from typing import Any
 
 import jax
 import numpy as np
 
-from td_flax import artifacts, bucket, checkpoint, step
+from td_flax import artifacts, bucket, checkpoint, extras, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
@@ -41,7 +40,7 @@ def make(
     state: at the end, on the host.
     num_devices: over all processes.
     resumed_from: the step this process began at, None for 0.
-    memory: `first_eval_loss` and `last_eval_loss`, in nats.
+    memory: the first and last held-out losses, in nats (`loop.Done`).
     speed: of this process, None where it took no step.
   """
   steps = programs.base
@@ -57,8 +56,7 @@ def make(
     'processes': jax.process_count(),
     'platform': jax.devices()[0].platform,
     'resumed_from': resumed_from,
-    'first_eval_loss': memory['first_eval_loss'],
-    'last_eval_loss': memory['last_eval_loss'],
+    **memory,
     'skipped_updates': int(state.skipped),
     'layer_tokens_kept': programs.mean(
       {key: x.layer_tokens_kept for key, x in programs.steps.items()}
@@ -95,6 +93,7 @@ def page(
   config: Config,
   place: str,
   packed: PackedDataset,
+  arguments: dict[str, str] | None,
 ) -> str:
   """The summary as text.
 
@@ -103,6 +102,7 @@ def page(
     config: the experiment.
     place: the workdir as a person names it, a path or a URL.
     packed: its dataset.
+    arguments: of the command, by their flags' names; None where none trained.
   """
   place = place.rstrip('/')
   lines = ['', f'{config.name}: {content["step"]:,} steps done', '']
@@ -120,7 +120,8 @@ def page(
   if config.log.tensorboard:
     saved.insert(2, (f'{place}/tensorboard', 'the same figures as curves'))
   lines += [f'    {path:<36} {what}' for path, what in saved]
-  return '\n'.join([*lines, '', '  what next', *_next_steps(config, place)])
+  lines += ['', '  what next', *_next_steps(config, place, arguments)]
+  return '\n'.join(lines)
 
 
 def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
@@ -131,6 +132,14 @@ def _figures(content: dict[str, Any]) -> list[tuple[str, str]]:
       'nats per predicted token',
     )
   ]
+  if 'last_eval_own_loss' in content:
+    figures += [
+      (
+        'as trained',
+        f'{content["first_eval_own_loss"]:.3f} -> '
+        f'{content["last_eval_own_loss"]:.3f}, computed as its policy trains',
+      )
+    ]
   if 'tokens_per_second' in content:
     figures += _speed(content)
   skipped = 1 - content['layer_tokens_kept']
@@ -173,17 +182,14 @@ def _speed(content: dict[str, Any]) -> list[tuple[str, str]]:
   ]
 
 
-def _next_steps(config: Config, place: str) -> list[str]:
-  """Commands to try, made from the one that was run."""
+def _next_steps(
+  config: Config, place: str, arguments: dict[str, str] | None
+) -> list[str]:
+  """Commands to try, the first made from the one that was run."""
   lines = []
   drop = config.drop
-  if drop.policy != 'none' or drop.stages:
-    same, arguments = [], iter(sys.argv[1:])
-    for argument in arguments:
-      if argument == '--workdir':
-        next(arguments)  # the folder
-      elif not argument.startswith('--workdir='):
-        same.append(argument)
+  if arguments and (drop.policy != 'none' or drop.stages):
+    same = [x for name, x in arguments.items() if name != 'workdir']
     plain = shlex.join(
       [
         *('python', '-m', 'td_flax.main', *same),
@@ -197,7 +203,7 @@ def _next_steps(config: Config, place: str) -> list[str]:
   output = pathlib.PurePath(place).name if bucket.is_url(place) else place
   return [
     *lines,
-    "    to transformers, with the extra `hf` (pip install -e '.[hf]'):",
+    f'    to transformers; needs {extras.missing("hf")}',
     f'      python -m td_flax.tools.export --workdir={place} '
     f'--output={output}_hf',
     '    your own text:',

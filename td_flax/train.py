@@ -3,7 +3,6 @@
 import itertools
 import pathlib
 import shlex
-import sys
 from typing import Any
 
 import jax
@@ -32,7 +31,10 @@ from td_flax.workdir import Workdir
 
 
 def train(
-  config: Config, path: pathlib.Path, place: str = ''
+  config: Config,
+  path: pathlib.Path,
+  place: str = '',
+  arguments: dict[str, str] | None = None,
 ) -> dict[str, Any]:
   """Trains to `train.num_steps`, from the newest checkpoint if there is one.
 
@@ -41,6 +43,8 @@ def train(
     path: its workdir; the packed dataset is made there unless `data.dir` says
       otherwise or another run has made it.
     place: how the user named the workdir, where that is not `path`.
+    arguments: of `td_flax.main` by their flags' names, so that commands can be
+      suggested; None where something else trains.
 
   Returns:
     The content of `summary.json`.
@@ -58,7 +62,7 @@ def train(
       progress.write_line(note)
   workdir = Workdir(path)
   workdir.check(config)
-  packed = _packed(config, workdir)
+  packed = _packed(config, workdir, arguments)
   fingerprints = {
     'tokenizer': packed.tokenizer.fingerprint,
     'dataset': packed.fingerprint,
@@ -85,7 +89,8 @@ def train(
     )
     if jax.process_index() == 0:
       summary.write(workdir.summary_json, content)
-      page = summary.page(content, config, place or str(path), packed)
+      place = place or str(path)
+      page = summary.page(content, config, place, packed, arguments)
       print(page, flush=True)
     return content
 
@@ -94,7 +99,9 @@ def _initial(config: Config) -> pretrained.Pretrained:
   return pretrained.find(config.train.init_from, 'train.init_from')
 
 
-def _packed(config: Config, workdir: Workdir) -> dataset.PackedDataset:
+def _packed(
+  config: Config, workdir: Workdir, arguments: dict[str, str] | None
+) -> dataset.PackedDataset:
   """The packed dataset.
 
   Several processes never make it, and must agree; one in a bucket is copied.
@@ -116,10 +123,16 @@ def _packed(config: Config, workdir: Workdir) -> dataset.PackedDataset:
   digests = multihost_utils.process_allgather(
     np.frombuffer(bytes.fromhex(digest), np.uint8)
   )
-  command = shlex.join(
-    ['python', '-m', 'td_flax.tools.prepare', *_own_arguments(sys.argv[1:])]
-  )
-  mend = '' if in_bucket else f'; once on each host, run: {command}'
+  mend = ''
+  if arguments and not in_bucket:
+    # The others, such as --process_id, are those of one process.
+    shared = [
+      argument
+      for name, argument in arguments.items()
+      if name == 'workdir' or name.partition('.')[0] == 'config'
+    ]
+    command = shlex.join(['python', '-m', 'td_flax.tools.prepare', *shared])
+    mend = f'; once on each host, run: {command}'
   if problem:
     raise errors.DataError(f'{problem}{mend}')
   for process, other in enumerate(digests):
@@ -128,16 +141,6 @@ def _packed(config: Config, workdir: Workdir) -> dataset.PackedDataset:
         f'{directory}: process {process} has another dataset or none{mend}'
       )
   return packed
-
-
-def _own_arguments(arguments: list[str]) -> list[str]:
-  """The arguments without those that tell processes apart."""
-  shared = []
-  for name, value in zip(arguments, [*arguments[1:], ''], strict=True):
-    if name.startswith(('--config', '--workdir')):
-      # `--workdir DIR` is two arguments, `--workdir=DIR` is one.
-      shared += [name] if '=' in name else [name, value]
-  return shared
 
 
 class _Pretraining:

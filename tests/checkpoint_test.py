@@ -204,8 +204,8 @@ def test_a_step_is_found_by_word_or_number(tmp_path, opened, state):
   with pytest.raises(errors.ConfigError) as error:
     checkpoint.find_step(tmp_path, '7', "--checkpoint='run'")
   assert str(error.value) == (
-    "--checkpoint='run': has no step '7'; there are latest, best (once it was "
-    'evaluated) and 8, 9, 10'
+    "--checkpoint='run': has no step '7'; choose latest, best (if evaluated) "
+    'or one of 8, 9, 10'
   )
 
 

@@ -29,7 +29,8 @@ def losses(make_config, special):
     config = make_config(**overrides)
     engine = parallel.make(ParallelConfig(num_devices=num_devices))
     steps = step.Steps(config, VOCAB, special, engine)
-    evaluator = evaluate.Evaluator(config, steps, engine, Rows(rows))
+    own = steps if steps.policy.own_geometry else None
+    evaluator = evaluate.Evaluator(config, steps, engine, Rows(rows), own)
     params = jax.device_get(steps.init(np.zeros(VOCAB))).params
     return evaluator(engine.replicate(params))
 
@@ -53,3 +54,15 @@ def test_the_rows_are_spread_over_all_held_out_text(losses, make_rows):
   rows = make_rows(9)
   spread = rows[[0, 4, 8]]
   assert losses(rows, 1, eval__num_rows=3) == losses(spread, 1)
+
+
+@pytest.mark.parametrize('policy', ['narrow', 'mask_later'])
+def test_the_loss_of_another_geometry_is_also_measured_as_it_is_trained(
+  losses, make_rows, policy
+):
+  rows = make_rows(8)
+  # The same 15% of positions whatever training masks.
+  figures = losses(rows, 1, drop__policy=policy, train__mask_rate=0.4)
+  own = figures.pop('eval/own_loss')
+  assert figures == losses(rows, 1)
+  assert own != figures['eval/loss']

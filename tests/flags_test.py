@@ -1,3 +1,4 @@
+import ast
 import pathlib
 import subprocess
 import sys
@@ -7,12 +8,15 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def command(*arguments, cwd=ROOT):
+def command(*arguments, shows='flags.load().drop.keep', cwd=ROOT):
   """Runs a program that only checks its command line."""
   program = (
+    'from absl import flags as absl_flags\n'
     'from td_flax import flags\n'
-    'def main(): print(flags.load().drop.keep)\n'
+    f'def main(): print({shows})\n'
     'flags.config_flag()\n'
+    "absl_flags.DEFINE_string('workdir', None, '')\n"
+    "absl_flags.DEFINE_integer('process_id', None, '', short_name='p')\n"
     'flags.run(main)\n'
   )
   return subprocess.run(
@@ -76,6 +80,70 @@ def test_every_mistake_is_one_line_and_exit_2(arguments, message):
   assert done.stderr.startswith('error: ')
   assert done.stderr.count('\n') == 1
   assert done.stdout == ''
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'expected'),
+  [
+    (['--workdir', 'a b'], {'workdir': '--workdir=a b'}),
+    (['-p', '1'], {'process_id': '--process_id=1'}),
+    # A switch has no value of its own: what follows is the next argument.
+    (
+      ['--config.data.lowercase', '--process_id=1'],
+      {
+        'config.data.lowercase': '--config.data.lowercase',
+        'process_id': '--process_id=1',
+      },
+    ),
+    (
+      ['--noconfig.data.lowercase'],
+      {'config.data.lowercase': '--noconfig.data.lowercase'},
+    ),
+    (
+      ['--config.data.lowercase=false', '--config.train.seed', '-1'],
+      {
+        'config.data.lowercase': '--noconfig.data.lowercase',
+        'config.train.seed': '--config.train.seed=-1',
+      },
+    ),
+    (
+      ['--config.drop.keep=0.25', '--config.drop.keep=0.75'],
+      {'config.drop.keep': '--config.drop.keep=0.75'},
+    ),
+    (
+      ['--config.drop.stages='],
+      {'config.drop.stages': '--config.drop.stages='},
+    ),
+  ],
+)
+def test_the_arguments_that_were_given_are_known_by_name(arguments, expected):
+  file = ['--config', 'configs/quickstart.py']
+  done = command(*file, *arguments, shows='flags.given()')
+  found = ast.literal_eval(done.stdout)
+  assert found.pop('config') == '--config=configs/quickstart.py'
+  assert found == expected
+  # They say the same again.
+  again = command(
+    '--config=configs/quickstart.py', *found.values(), shows='flags.given()'
+  )
+  assert again.stdout == done.stdout
+
+
+def test_the_config_comes_first_then_what_overrides_it(tmp_path):
+  file = tmp_path / 'with_argument.py'
+  file.write_text(
+    'from td_flax import config\n'
+    'def get_config(name):\n'
+    '  raw = config.default()\n'
+    '  raw.name = name\n'
+    '  return raw\n'
+  )
+  done = command(
+    *('--workdir=a', '--config', f'{file}:b', '--config.drop.keep=1'),
+    shows='[*flags.given().values()]',
+  )
+  expected = [f'--config={file}:b', '--config.drop.keep=1.0', '--workdir=a']
+  assert ast.literal_eval(done.stdout) == expected
 
 
 def test_a_broken_config_file_is_named(tmp_path):

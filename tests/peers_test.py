@@ -97,7 +97,7 @@ def test_they_say_for_whom_they_wait_and_give_up(start):
     assert code == 75
     assert 'waiting for processes 1, 3 of 4\n' in err
     assert err.splitlines()[-1] == (
-      'error: processes 1, 3 of 4 did not come within 8 seconds '
+      'error: processes 1, 3 of 4 did not join within 8 seconds '
       '(--join_timeout)'
     )
 
@@ -107,7 +107,7 @@ def test_without_the_first_the_others_say_where_it_should_be(start):
   code, err = process.wait(timeout=60), process.stderr.read()
   assert code == 75
   assert 'waiting for process 0 at localhost:' in err
-  assert 'did not come within 8 seconds' in err.splitlines()[-1]
+  assert 'did not join within 8 seconds' in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize('victim', [0, 1])
@@ -117,8 +117,8 @@ def test_a_killed_process_is_named_at_once(start, victim):
   for index in {0, 1, 2} - {victim}:
     assert end(processes[index]) == (
       75,
-      f'error: process {victim} is gone; the same command resumes from the '
-      'last checkpoint',
+      f'error: process {victim} is gone; run the same command again to '
+      'continue from the last checkpoint',
     )
 
 

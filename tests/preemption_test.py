@@ -80,7 +80,9 @@ def test_a_signal_in_the_last_step_of_a_run_begins_no_other_run():
   before = signal.signal(signal.SIGTERM, preemption.stop)
   try:
     with (
-      pytest.raises(errors.Stopped, match='the same command goes on'),
+      pytest.raises(
+        errors.Stopped, match='run the same command again to continue'
+      ),
       preemption.StopRequest(),
     ):
       signal.raise_signal(signal.SIGTERM)

@@ -190,7 +190,7 @@ def test_a_damaged_vocabulary_is_named_once(bert_folder):
   with pytest.raises(errors.DataError) as error:
     find(bert_folder)
   assert str(error.value) == (
-    f"{bert_folder / 'vocab.txt'}: the piece 'a' is there twice"
+    f"{bert_folder / 'vocab.txt'}: the piece 'a' occurs twice"
   )
 
 

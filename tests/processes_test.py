@@ -96,5 +96,5 @@ def test_auto_says_who_did_not_come(join):
   _, said = alone.communicate(timeout=120)
   assert alone.returncode == 75
   assert said.splitlines() == [
-    'error: process 1 of 2 did not come within 2 seconds (--join_timeout)'
+    'error: process 1 of 2 did not join within 2 seconds (--join_timeout)'
   ]

@@ -52,7 +52,10 @@ def test_shares_that_do_not_divide_the_steps_still_cover_them(make_config):
     ('10% keep=half; rest', "drop.keep='half': must be a number"),
     ('10% keep=0.01; rest', "'10% keep=0.01': drop.keep=0.01: must be at lea"),
     ('10% policy=best; rest', 'drop.policy='),
-    ('10% policy=frequency; rest', 'frequency needs a table, and a run has on'),
+    (
+      '10% policy=frequency; rest',
+      'frequency needs a table, and a run has only',
+    ),
   ],
 )
 def test_what_cannot_be_a_part_is_told(make_config, text, complaint):

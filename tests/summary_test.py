@@ -17,6 +17,8 @@ CONTENT = {
   'flops_ratio': 0.7551,
 }
 
+ARGUMENTS = {'config': '--config=c.py', 'workdir': '--workdir=a'}
+
 
 @pytest.fixture
 def page(make_config, tmp_path):
@@ -25,9 +27,11 @@ def page(make_config, tmp_path):
     tokenizer=types.SimpleNamespace(legend='(x) begins a word'),
   )
 
-  def make(content=CONTENT, place=f'{tmp_path}/', **overrides):
+  def make(
+    content=CONTENT, place=f'{tmp_path}/', arguments=ARGUMENTS, **overrides
+  ):
     config = make_config(**overrides)
-    return summary.page(content, config, place, packed)
+    return summary.page(content, config, place, packed, arguments)
 
   return make
 
@@ -64,17 +68,20 @@ def test_what_lies_in_a_bucket_is_named_by_its_url(page):
     assert words in text
 
 
-@pytest.mark.parametrize('given', [['--workdir', 'a'], ['--workdir=a']])
-def test_the_command_without_dropping_runs_in_another_folder(
-  page, tmp_path, monkeypatch, given
-):
-  arguments = ['main.py', '--config=c.py', *given, '--config.train.seed=3']
-  monkeypatch.setattr('sys.argv', arguments)
+def test_the_command_without_dropping_runs_in_another_folder(page, tmp_path):
+  arguments = ARGUMENTS | {'config.train.seed': '--config.train.seed=3'}
   command = (
     'python -m td_flax.main --config=c.py --config.train.seed=3 '
     f'--config.drop.policy=none --workdir={tmp_path}_plain'
   )
-  assert f'{command}\n' in page(drop__policy='random')
+  assert f'{command}\n' in page(arguments=arguments, drop__policy='random')
+
+
+def test_what_no_command_trained_is_not_said_to_be_run_again(page):
+  text = page(arguments=None, drop__policy='random')
+  assert 'without dropping' not in text
+  assert '--config.drop.policy' not in text
+  assert 'td_flax.tools.export' in text
 
 
 def test_the_page_leaves_out_what_does_not_apply(page):
@@ -106,6 +113,12 @@ def test_speed_and_skipped_updates_are_told(page):
   text = page({**CONTENT, **speed})
   assert '1,500.0 TFLOP/s, 51.2% of' in text
   assert 'train step (kept from an earlier run)' in text
+
+
+def test_the_loss_in_a_policys_own_geometry_is_told_where_there_is_one(page):
+  own = {'first_eval_own_loss': 9.02, 'last_eval_own_loss': 5.1}
+  assert 'as trained       9.020 -> 5.100,' in page(CONTENT | own)
+  assert 'as trained' not in page()
 
 
 def test_extremes_come_from_known_ids_that_are_no_specials(page, special):

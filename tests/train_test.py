@@ -204,7 +204,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
   assert interrupted == code, err
   assert not (workdir / 'summary.json').exists()
   if code == 75:
-    assert 'the same command resumes' in err.splitlines()[-1]
+    assert 'run the same command again to continue' in err.splitlines()[-1]
   code, _, err = run(command)
   assert code == 0, err
   assert rows(workdir) == rows(expected)
@@ -248,6 +248,29 @@ def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
   assert result['resumed_from'] >= 40
   assert result['params_sha256'] == reference['params_sha256']
   assert reference['layer_tokens_kept'] == pytest.approx(0.4 + 0.6 * 11 / 12)
+
+
+def test_a_run_of_other_geometries_says_so_and_tells_their_loss(workspace):
+  workdir = workspace / 'other_geometries'
+  code, out, err = run(
+    arguments(
+      workspace,
+      workdir,
+      drop__policy='narrow',
+      drop__stages='50%; rest policy=mask_later',
+      train__num_steps=4,
+    )
+  )
+  assert code == 0, err
+  start, _ = err.split('training: ', 1)
+  for policy in ('narrow', 'mask_later'):
+    assert f'drop.policy={policy}: layers ' in start
+  assert 'as trained' in out
+  result, (first, *_, last) = summary(workdir), rows(workdir)
+  for name in ('loss', 'own_loss'):
+    assert result[f'first_eval_{name}'] == first[f'eval/{name}']
+    assert result[f'last_eval_{name}'] == last[f'eval/{name}']
+  assert result['last_eval_own_loss'] != result['last_eval_loss']
 
 
 def test_a_workdir_of_another_run_is_refused_and_left_alone(whole, workspace):
@@ -396,9 +419,13 @@ def test_two_processes_train_what_one_does_and_never_prepare_data(
   unprepared = arguments(
     workspace, workspace / 'two', data__dir=workspace / 'nothing'
   )
+  unprepared += ['--noconfig.data.lowercase']
   for code, _, err in run_two_processes(unprepared):
     assert code == 1
     assert 'python -m td_flax.tools.prepare --config=' in err
+    # What is that of one process is left out.
+    end = f'--noconfig.data.lowercase --workdir={workspace / "two"}\n'
+    assert end in err
   assert not (workspace / 'nothing').exists()
   short = {'train__num_steps': 20, 'log__every': 1}
   code, _, err = run(arguments(workspace, workspace / 'one', **short))

@@ -12,14 +12,13 @@ import pathlib
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from types import FrameType
 from typing import Any, NamedTuple, Self
 
-from td_flax import errors
+from td_flax import errors, signals
 from td_flax.data import workers
 
 # The variable that shows a process some of the devices of a platform; AMD's
@@ -141,9 +140,7 @@ class Children:
   def __exit__(self, *error: object) -> None:
     for process, _ in self._live.values():
       process.kill()
-    for number, handler in self._previous.items():
-      # None: it was not installed from Python and cannot be put back.
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    signals.restore(self._previous)
 
   def __len__(self) -> int:
     return len(self._live)
@@ -215,7 +212,9 @@ class Children:
     self.start(function.__name__, place, None, function, *arguments)
     (done,) = self.wait()
     if self.stopping:
-      raise errors.Stopped('stopped by a signal; the same command goes on')
+      raise errors.Stopped(
+        'stopped by a signal; run the same command again to continue'
+      )
     if done.error:
       raise errors.UserError(done.error)
     return done.result
@@ -229,7 +228,7 @@ def _main(
 ) -> None:
   """What a child does; answers with a result and '' or with None and a line."""
   os.setsid()  # out of reach of the terminal's Ctrl-C
-  threading.Thread(target=_end_with_parent, daemon=True).start()
+  signals.end_with_parent()
   if place is not None:
     os.environ.update(place.environment)
     if place.cores:
@@ -249,8 +248,3 @@ def _main(
     reason = ' '.join(str(error).split())
     answer.send((None, f'{type(error).__name__}: {reason}'))
     sys.exit(1)
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)

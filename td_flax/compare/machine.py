@@ -8,6 +8,7 @@ import platform
 import shlex
 from typing import Any
 
+import td_flax
 from td_flax.data import workers
 
 
@@ -20,16 +21,19 @@ def cpu() -> str:
   return platform.processor() or platform.machine()
 
 
-def facts(command: list[str]) -> dict[str, Any]:
+def facts(command: list[str], *packages: str) -> dict[str, Any]:
   """Where, when and how something was measured.
 
   Args:
     command: its arguments.
+    *packages: whose versions matter beside those of jax and td_flax.
   """
+  versions = {x: importlib.metadata.version(x) for x in ('jax', *packages)}
   return {
     'machine': cpu(),
     'cores': workers.usable_cores(),
-    'jax': importlib.metadata.version('jax'),
+    'td_flax': td_flax.__version__,
+    **versions,
     'python': platform.python_version(),
     'command': shlex.join(command),
     'date': datetime.date.today().isoformat(),

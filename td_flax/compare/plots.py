@@ -4,7 +4,7 @@ import pathlib
 import statistics
 from typing import Any
 
-from td_flax import progress
+from td_flax import extras
 from td_flax.compare.settings import (
   EQUAL_STEPS,
   EQUAL_TIME,
@@ -28,19 +28,9 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> list[str]:
     The names of those that were drawn.
   """
   drawn: list[str] = []
-  try:
-    import matplotlib as mpl
-  except ImportError:
-    progress.write_line(
-      f'{folder}: no plots; they need the extra `plot`: pip install '
-      "'td_flax[plot]'"
-    )
+  pyplot = extras.pyplot(f'{folder}: plots')
+  if pyplot is None or all(x['loss'] is None for x in found['runs']):
     return drawn
-  if not any(x['loss'] is not None for x in found['runs']):
-    return drawn
-  mpl.use('Agg')
-  from matplotlib import pyplot
-
   others = [arm for arm in found['arms'] if arm != PLAIN]
   palette = pyplot.get_cmap('tab10' if len(others) <= 10 else 'tab20')
   colors = {arm: palette(i % palette.N) for i, arm in enumerate(others)}

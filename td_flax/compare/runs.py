@@ -156,8 +156,8 @@ def execute(
         )
   if children.stopping:
     raise errors.Stopped(
-      f'stopped by a signal with {count} of {len(configs)} runs done; the same '
-      'command goes on'
+      f'stopped by a signal with {count} of {len(configs)} runs done; run '
+      'the same command again to continue'
     )
   return failed
 

@@ -3,8 +3,8 @@
 The order: train the tokenizer on a sample, write `build.json`, turn each block
 of text into its shards and then its record, and when every block has a record,
 write the manifest. What a kill leaves behind is never taken for more than it
-is, and the same call goes on from there. The result depends on the text and the
-config alone, not on the number of workers or on interruptions.
+is, and the same call continues from there. The result depends on the text and
+the config alone, not on the number of workers or on interruptions.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def prepare(
   Raises:
     errors.ConfigError: a key of `data` cannot work.
     errors.DataError: the text, the tokenizer or the directory cannot be used.
-    errors.Stopped: Ctrl-C or SIGTERM; the same call goes on.
+    errors.Stopped: Ctrl-C or SIGTERM; the same call continues.
   """
   try:
     if is_complete(data, directory):
@@ -69,7 +69,7 @@ def prepare(
   except OSError as error:
     raise errors.DataError(
       f'{error.filename or directory}: {error.strerror or error}; finished '
-      'blocks are kept, and the same command goes on once this is mended'
+      'blocks are kept; mend this, then run the same command again to continue'
     ) from error
 
 

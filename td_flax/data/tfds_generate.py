@@ -22,7 +22,7 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from td_flax import errors, progress
+from td_flax import errors, extras, progress
 from td_flax.data import tfds_source
 
 RECORDS_PER_SHARD = 10_000  # single reads cost time per record of the shard
@@ -86,13 +86,12 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
     )
   except ImportError as error:
     module = (error.name or '').partition('.')[0]
-    what = (
-      "pip install 'td_flax[beam]'"
-      if module == 'apache_beam'
-      else (f'pip install {module}' if module else str(error))
-    )
+    what = f'pip install {module}' if module else str(error)
+    needed = f'a package that is missing: {what}'
+    if module == 'apache_beam':
+      needed = extras.missing('beam')
     raise errors.DataError(
-      f'tfds:{label}: its generation needs a package that is missing: {what}'
+      f'tfds:{label}: its generation needs {needed}'
     ) from error
   except (
     OSError,
@@ -100,8 +99,8 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
     download_manager.NonMatchingChecksumError,
   ) as error:
     raise errors.DataError(
-      f'tfds:{label}: cannot be downloaded or written: {_one_line(error)}; the '
-      'same command goes on with what is there'
+      f'tfds:{label}: cannot be downloaded or written: {_one_line(error)}; '
+      'run the same command again to continue with what is there'
     ) from error
   except (AssertionError, ValueError, RuntimeError) as error:
     # TFDS's ways to say: unknown version, or files to be fetched by hand.

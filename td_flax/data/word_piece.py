@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, errors
+from td_flax import artifacts, errors, extras
 from td_flax.data import vocabulary
 from td_flax.data.vocabulary import PIECES, SpecialIds
 
@@ -41,12 +41,12 @@ class WordPiece(vocabulary.Tokenizer):
     max_word_chars: longer words are unknown.
 
   Raises:
-    errors.DataError: a piece is there twice, a special one is missing, there
+    errors.DataError: a piece occurs twice, a special one is missing, there
       are more than ids of 16 bits, or `tokenizers` is not installed.
   """
 
   file = 'tokenizer.json'
-  legend = '## goes on with a word'
+  legend = '## continues a word'
 
   def __init__(
     self,
@@ -61,7 +61,7 @@ class WordPiece(vocabulary.Tokenizer):
     ids = {piece: i for i, piece in enumerate(pieces)}
     if len(ids) < len(pieces):
       twice = next(x for i, x in enumerate(pieces) if ids[x] != i)
-      raise errors.DataError(f'{origin}: the piece {twice!r} is there twice')
+      raise errors.DataError(f'{origin}: the piece {twice!r} occurs twice')
     for piece in PIECES:
       if piece not in ids:
         raise errors.DataError(
@@ -247,6 +247,6 @@ def _library(origin: str) -> Any:
     import tokenizers
   except ImportError:
     raise errors.DataError(
-      f"{origin}: WordPiece needs the extra `hf`: pip install 'td_flax[hf]'"
+      f'{origin}: WordPiece needs {extras.missing("hf")}'
     ) from None
   return tokenizers

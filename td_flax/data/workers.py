@@ -10,7 +10,7 @@ from concurrent import futures
 from concurrent.futures import process
 from typing import Any
 
-from td_flax import errors
+from td_flax import errors, signals
 
 # One that is worked on and one that waits.
 _TASKS_PER_WORKER = 2
@@ -73,13 +73,13 @@ def pool(num_workers: int) -> Iterator[Runner]:
       yield Runner(executor, _TASKS_PER_WORKER * num_workers)
   except KeyboardInterrupt:
     raise errors.Stopped(
-      'interrupted while preparing data; finished blocks are kept, and the '
-      'same command goes on'
+      'interrupted while preparing data; finished blocks are kept; '
+      'run the same command again to continue'
     ) from None
   except process.BrokenProcessPool as error:
     raise errors.DataError(
       'a process that packs data was killed, most likely for lack of memory; '
-      'finished blocks are kept, and the same command goes on'
+      'finished blocks are kept; run the same command again to continue'
     ) from error
   finally:
     executor.shutdown(cancel_futures=True)  # waits for the blocks under way
@@ -94,16 +94,10 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
   try:
     yield
   finally:
-    # None: it was not installed from Python and cannot be put back.
-    signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+    signals.restore({signal.SIGTERM: previous})
 
 
 def _start() -> None:
   """Leaves Ctrl-C to the parent, and ends when the parent has ended."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)  # the pool's own threads would wait for ever
+  signals.end_with_parent()

@@ -1,14 +1,16 @@
 """The model card: what was trained, how it went, how to use it."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 
-from td_flax import __version__
+from td_flax import __version__, stages
 from td_flax.config import Config, ModelConfig
 from td_flax.data.sentence_piece import SentencePiece
 from td_flax.data.vocabulary import Tokenizer
+from td_flax.dropping import policies
 from td_flax.hub.architecture import Head
 from td_flax.model.task_model import FIRST, SPAN, TOKENS
 from td_flax.tasks import glue
@@ -81,7 +83,7 @@ def write(
   else:
     about = (
       f'A {_kind(model)} masked language model with {size}, pretrained with '
-      f'td_flax {__version__}. {_dropping(config)}'
+      f'td_flax {__version__}. {_dropping(run)}'
     )
   sections = [
     f'# {config.name}',
@@ -122,16 +124,46 @@ def _kind(model: ModelConfig) -> str:
   return 'BERT' if model.norm == 'post' else 'BERT (pre-LN)'
 
 
-def _dropping(config: Config) -> str:
-  drop = config.drop
-  if drop.policy == 'none':
-    return 'All layers saw all tokens.'
-  return (
-    f'While it was trained, layers {drop.first_layer} to {drop.last_layer} saw '
-    f'{config.num_kept} of {config.data.sequence_length} tokens of a row '
-    f'(token dropping, policy `{drop.policy}`; Hou et al., ACL 2022). The '
-    'result is an ordinary encoder: all layers see all tokens.'
-  )
+def _reached(run: Run) -> list[stages.Stage]:
+  """The stages that began before the checkpoint."""
+  return [stage for stage in stages.of(run.config) if stage.start < run.step]
+
+
+def _dropping(run: Run) -> str:
+  """What the layers computed, a sentence for each stage."""
+  sentences, drops = [], False
+  for stage in _reached(run):
+    when = 'While it was trained'
+    if run.config.drop.stages:
+      stop = min(stage.stop, run.step)
+      when = f'In steps {stage.start + 1:,} to {stop:,}'
+    computed = _computed(stage.config)
+    drops |= bool(computed)
+    computed = computed or 'all layers computed all tokens'
+    sentences.append(f'{when}, {computed}.')
+  if drops:
+    sentences.append(
+      'The result is an ordinary encoder: all layers see all tokens.'
+    )
+  return ' '.join(sentences)
+
+
+def _computed(config: Config) -> str:
+  """The layers that drop tokens and what they compute; '' without any."""
+  plan = policies.load(config.drop.policy).plan(config)
+  spans = [span for span in plan if span.keep is not None]
+  said = []
+  for (keep, clusters), same in itertools.groupby(
+    spans, lambda span: (span.keep, span.clusters)
+  ):
+    layers = [layer for span in same for layer in span.layers]
+    which = f'layer {layers[0]}'
+    if len(layers) > 1:
+      which = f'layers {layers[0]} to {layers[-1]} each'
+    tokens = f'{keep} of {config.data.sequence_length} tokens of a row'
+    others = f' and {clusters} that stood for others' if clusters else ''
+    said.append(f'{which} computed {tokens}{others}')
+  return f'{"; ".join(said)} (policy `{config.drop.policy}`)' if said else ''
 
 
 def _texts(config: Config, tokenizer: Tokenizer) -> str:
@@ -161,7 +193,7 @@ def _figures(run: Run) -> dict[str, Any]:
     'steps': f'{run.step:,} of {config.train.num_steps:,}',
     'rows per step': f'{config.train.batch_size:,}',
     'tokens seen': f'{tokens:,}',
-    'masked': f'{config.train.mask_rate:.0%} of the tokens',
+    'masked': f'{_mask_rates(run)} of the tokens',
     **_recipe(config),
   }
   if run.eval_loss is not None:
@@ -178,6 +210,11 @@ def _figures(run: Run) -> dict[str, Any]:
         f'{run.summary["devices"]} {run.summary["platform"]} device(s)'
       )
   return rows
+
+
+def _mask_rates(run: Run) -> str:
+  rates = (f'{stage.config.train.mask_rate:.0%}' for stage in _reached(run))
+  return ', then '.join(rate for rate, _ in itertools.groupby(rates))
 
 
 def _task_figures(run: Run) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import errors
+from td_flax import errors, extras
 from td_flax.data.sentence_piece import SentencePiece
 from td_flax.data.vocabulary import PIECES, Tokenizer
 
@@ -197,6 +197,6 @@ def _library() -> Any:
     import tokenizers
   except ImportError:
     raise errors.DataError(
-      "a fast tokenizer needs the extra `hf`: pip install 'td_flax[hf]'"
+      f'a fast tokenizer needs {extras.missing("hf")}'
     ) from None
   return tokenizers

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from td_flax import errors, leaves, progress
+from td_flax import errors, extras, leaves, progress
 from td_flax.config import ModelConfig
 from td_flax.hub import architecture
 from td_flax.model.bert import padded_vocab
@@ -307,7 +307,7 @@ def _safetensors(path: pathlib.Path) -> Any:
     import safetensors.numpy
   except ImportError:
     raise errors.CheckpointError(
-      f"{path}: needs the extra `hf`: pip install 'td_flax[hf]'"
+      f'{path}: needs {extras.missing("hf")}'
     ) from None
   return safetensors.numpy
 

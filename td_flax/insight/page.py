@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, progress
+from td_flax import artifacts, extras
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.insight.kept import Kept
 
@@ -212,17 +212,9 @@ def _image(name: str, images: dict[str, bytes]) -> str:
 
 def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
   """Draws what there is; the PNGs by name."""
-  try:
-    import matplotlib as mpl
-  except ImportError:
-    progress.write_line(
-      f'{folder}: no plots; they need the extra `plot`: pip install '
-      "'td_flax[plot]'"
-    )
+  pyplot = extras.pyplot(f'{folder}: plots')
+  if pyplot is None:
     return {}
-  mpl.use('Agg')
-  from matplotlib import pyplot
-
   images = {}
 
   def save(figure: Any, name: str) -> None:

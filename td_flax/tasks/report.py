@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from td_flax import artifacts, progress
+from td_flax import artifacts, extras
 
 Results = dict[str, dict[str, Any]]  # model -> suite -> its figures
 
@@ -180,17 +180,9 @@ def _percent(figures: dict[str, float]) -> dict[str, float]:
 
 
 def _plot(path: pathlib.Path, panels: list[_Panel]) -> None:
-  try:
-    import matplotlib as mpl
-  except ImportError:
-    progress.write_line(
-      f'{path}: not drawn; that needs the extra `plot`: pip install '
-      "'td_flax[plot]'"
-    )
+  pyplot = extras.pyplot(str(path))
+  if pyplot is None:
     return
-  mpl.use('Agg')
-  from matplotlib import pyplot
-
   labels = [list(next(iter(x.bars.values())))[::-1] for x in panels]
   figure, columns = pyplot.subplots(
     ncols=len(panels),

@@ -46,13 +46,13 @@ def points(config: Config) -> list[Point]:
 
   Raises:
     errors.ConfigError: the grid has another form, a value is not valid, or a
-      key or a value of a key is there twice.
+      key or a value of a key is given twice.
   """
   axes = [_axis(axis.strip()) for axis in config.task.grid.split(';') if axis]
   keys = [axis[0][0] for axis in axes]
   for key in keys:
     if keys.count(key) > 1:
-      raise errors.ConfigError(f'task.grid: {key}: is there twice')
+      raise errors.ConfigError(f'task.grid: {key}: is given twice')
   found = [
     Point(
       ','.join(f'{key}={text}' for key, text in combination) or 'runs',
@@ -64,7 +64,7 @@ def points(config: Config) -> list[Point]:
     values = [config_lib.parse(key, text) for _, text in axis]
     for value in values:
       if values.count(value) > 1:
-        raise errors.ConfigError(f'task.grid: {key}={value}: is there twice')
+        raise errors.ConfigError(f'task.grid: {key}={value}: is given twice')
   return found
 
 

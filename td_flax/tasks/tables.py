@@ -46,7 +46,7 @@ def read(
   Raises:
     errors.ConfigError: there is no such file, it is of no known kind, or a
       column is not there.
-    errors.DataError: the file is empty or damaged, a column is there twice, or
+    errors.DataError: the file is empty or damaged, a column occurs twice, or
       a row is broken; of one column, is blank with others behind it.
   """
   path = pathlib.Path(path)

@@ -17,7 +17,6 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-import td_flax
 from td_flax import bucket, errors, flags
 from td_flax.compare import machine as machine_lib
 from td_flax.compare import settings as settings_lib
@@ -125,7 +124,8 @@ def _compare(
       parallel = settings.base.parallel
       here = children.call(places[0], timing_lib.machine, parallel)
       timing_lib.check(file, timing, here)
-    about = _about()
+    command = ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
+    about = machine_lib.facts(command)
 
     def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:
       found = figures.content(
@@ -160,12 +160,6 @@ def _compare(
       f'{", ".join(run.folder for run in failed)}; the same command tries them '
       'again'
     )
-
-
-def _about() -> dict[str, Any]:
-  """Where, when and how the comparison is made."""
-  command = ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
-  return {'td_flax': td_flax.__version__, **machine_lib.facts(command)}
 
 
 if __name__ == '__main__':

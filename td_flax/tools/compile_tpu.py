@@ -1,7 +1,7 @@
 """Compiles a config's train step for a TPU slice and prints what it costs.
 
     python -m td_flax.tools.compile_tpu --config=configs/bert_base_td.py \
-        --topology=v5e:2x4 [--json[=FILE]] [--dump=DIR] [--largest-batch] \
+        --topology=v5e:2x4 [--json[=FILE]] [--dump=DIR] [--largest_batch] \
         [--config.KEY=VALUE ...]
 
 Needs no TPU and no data, but libtpu (the extra `tpu`). Beside the config it
@@ -19,14 +19,11 @@ of tokens (`docs/scaling.md`):
 """
 
 import concurrent.futures
-import datetime
-import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
 import os
 import pathlib
-import shlex
 import sys
 from typing import Any
 
@@ -34,6 +31,7 @@ from absl import flags as absl_flags
 
 from td_flax import artifacts, errors, flags
 from td_flax import config as config_lib
+from td_flax.compare import machine
 
 # Each beside itself without dropping, which is bert_base and bert_large.
 _SHIPPED = ('bert_base_td', 'bert_large_td')
@@ -73,6 +71,8 @@ def main() -> None:
     for name in ('config', 'topology', 'dump', 'largest_batch', 'tokens'):
       if values[name].present:
         raise errors.ConfigError(f'--{name}: does not go with --all')
+    if values.json == _STDOUT:
+      raise errors.ConfigError('--json: must name a file with --all')
     _all(values.json and pathlib.Path(values.json))
     return
   from td_flax.tpu import report
@@ -100,16 +100,8 @@ def main() -> None:
 
 
 def _circumstances() -> dict[str, Any]:
-  return {
-    'versions': {
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'jaxlib', 'libtpu', 'flax', 'td_flax')
-    },
-    'command': shlex.join(
-      ['python', '-m', 'td_flax.tools.compile_tpu', *sys.argv[1:]]
-    ),
-    'date': datetime.date.today().isoformat(),
-  }
+  command = ['python', '-m', 'td_flax.tools.compile_tpu', *sys.argv[1:]]
+  return machine.facts(command, 'jaxlib', 'libtpu', 'flax')
 
 
 def _all(file: pathlib.Path | None) -> None:

@@ -13,8 +13,6 @@ after an interruption.
 """
 
 import pathlib
-import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from collections.abc import Iterator
 from absl import flags as absl_flags
 
 from td_flax import bucket, errors, flags
+from td_flax.compare import machine
 from td_flax.tasks import recipe
 
 _SUITES = ('glue', 'blimp', 'heldout')
@@ -65,8 +64,6 @@ def main() -> None:
   """
   values = absl_flags.FLAGS
   _check(values)
-  import jax
-
   from td_flax import compilation, config, parallel, pretrained
   from td_flax.tasks import blimp, glue_suite, heldout, report, scorer
 
@@ -97,11 +94,7 @@ def main() -> None:
   engine = parallel.make(config.ParallelConfig())
   output = _make(values.output)
   about = {
-    'command': shlex.join(
-      ['python', '-m', 'td_flax.tools.evaluate', *sys.argv[1:]]
-    ),
-    'jax': jax.__version__,
-    'python': platform.python_version(),
+    **machine.facts(['python', '-m', 'td_flax.tools.evaluate', *sys.argv[1:]]),
     'platform': engine.platform,
   }
 

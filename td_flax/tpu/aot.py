@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from td_flax import chips, errors, parallel, step
+from td_flax import chips, errors, extras, parallel, step
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import SpecialIds
 
@@ -103,8 +103,7 @@ def topology(name: str) -> Topology:
     )
   if importlib.util.find_spec('libtpu') is None:
     raise errors.ConfigError(
-      f'--topology={name}: the TPU compiler is missing: pip install '
-      "'td_flax[tpu]'"
+      f'--topology={name}: the TPU compiler needs {extras.missing("tpu")}'
     )
   for key, value in _QUIET.items():
     os.environ.setdefault(key, value)

@@ -110,7 +110,9 @@ def test_a_signal_reaches_the_children():
     assert found.stopping
     (done,) = found.wait()
     assert done.error == 'the process ended: killed by SIGTERM'
-    with pytest.raises(errors.Stopped, match='the same command goes on'):
+    with pytest.raises(
+      errors.Stopped, match='run the same command again to continue'
+    ):
       found.call(None, time.sleep, 60)
 
 

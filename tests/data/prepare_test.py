@@ -169,8 +169,8 @@ if __name__ == '__main__':
   if number == signal.SIGTERM:
     assert child.returncode == 75, output.decode()
     assert output.decode().splitlines()[-1] == (
-      'interrupted while preparing data; finished blocks are kept, and the '
-      'same command goes on'
+      'interrupted while preparing data; finished blocks are kept; '
+      'run the same command again to continue'
     )
   else:
     assert child.returncode == -number, output.decode()

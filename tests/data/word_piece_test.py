@@ -217,7 +217,7 @@ def test_a_tokenizer_of_another_kind_is_one_line(
   [
     (b'', r'\[PAD\] is missing'),
     (b'[PAD]\n[UNK]\n[CLS]\n[SEP]\n', r'\[MASK\] is missing'),
-    (b'[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\na\n', "'a' is there twice"),
+    (b'[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\na\n', "'a' occurs twice"),
     (b'\xff\xfe', 'is not UTF-8'),
   ],
 )

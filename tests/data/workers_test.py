@@ -66,7 +66,9 @@ def test_ctrl_c_stops_with_the_code_that_says_try_again():
     raise KeyboardInterrupt
 
   with (
-    pytest.raises(errors.Stopped, match='the same command goes on') as caught,
+    pytest.raises(
+      errors.Stopped, match='run the same command again to continue'
+    ) as caught,
     workers.pool(1) as run,
   ):
     list(run(square, interrupted()))
@@ -80,7 +82,9 @@ def test_sigterm_stops_like_ctrl_c_and_only_in_the_context():
 
   before = signal.getsignal(signal.SIGTERM)
   with (
-    pytest.raises(errors.Stopped, match='the same command goes on'),
+    pytest.raises(
+      errors.Stopped, match='run the same command again to continue'
+    ),
     workers.pool(1) as run,
   ):
     list(run(square, terminated()))

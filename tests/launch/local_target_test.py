@@ -159,7 +159,7 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
     launch('stop')
   logs = [(folder / 'log').read_text() for folder in folders]
   assert 'killed by SIGKILL; restarting' in logs[1]
-  assert 'error: process 1 is gone; the same command resumes' in logs[0]
+  assert 'error: process 1 is gone; run the same command again' in logs[0]
   assert all('resuming from step' in log for log in logs), logs
   assert all(log.endswith('done: exit code 0\n') for log in logs), logs
 

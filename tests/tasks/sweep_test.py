@@ -111,9 +111,9 @@ def test_a_grid_is_all_combinations(setup):
     ('train.batch_size=3.5', 'train.batch_size=3.5: must be a whole number'),
     ('model.dtype=float16', "model.dtype='float16': must be one of float32"),
     ('optimizer.learning_rate=-1', 'must be above 0'),
-    ('task.epochs=1;task.epochs=2', 'task.epochs: is there twice'),
-    ('task.epochs=1,2,1.0', 'task.epochs=1: is there twice'),
-    ('optimizer.learning_rate=1e-3,0.001', 'rate=0.001: is there twice'),
+    ('task.epochs=1;task.epochs=2', 'task.epochs: is given twice'),
+    ('task.epochs=1,2,1.0', 'task.epochs=1: is given twice'),
+    ('optimizer.learning_rate=1e-3,0.001', 'rate=0.001: is given twice'),
   ],
 )
 def test_a_wrong_grid_is_one_line(setup, grid, said):

@@ -191,7 +191,10 @@ def test_an_interrupted_comparison_goes_on_to_the_same_report(tiny, done):
   _, said = running.communicate(timeout=100)
   assert running.returncode == 75
   # The signal may come too late for this run, but not for the next one.
-  assert 'of 3 runs done; the same command goes on' in said.splitlines()[-1]
+  assert (
+    'of 3 runs done; run the same command again to continue'
+    in said.splitlines()[-1]
+  )
   assert not (cut / 'runs/shallow').exists()
 
   resumed = compare(*arguments)

@@ -62,6 +62,7 @@ SMALL = (
       ('--all', '--topology=v5e:2x4'),
       'error: --topology: does not go with --all',
     ),
+    (('--all', '--json'), 'error: --json: must name a file with --all'),
   ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, line):

@@ -92,6 +92,7 @@ def test_two_models_from_checkpoints_to_a_report(tmp_path, models):
   assert '| rte (accuracy) | ' in done.stdout
   assert '## BLiMP, 4 pairs' in done.stdout
   found = json.loads((output / 'report.json').read_text())
+  assert found.keys() >= {'command', 'td_flax', 'jax', 'date', 'platform'}
   assert list(found['models']) == ['one', 'two']
   for suites in found['models'].values():
     assert suites['heldout']['loss'] == pytest.approx(5.7, abs=0.3)  # ln 300
