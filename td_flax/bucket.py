@@ -209,7 +209,8 @@ def clear_errors(
   except errors.UserError:
     raise
   except Exception as error:  # whatever it is
-    raise kind(f'{problem}: {one_line(error)}{more}') from error
+    reason = f'{type(error).__name__}: {errors.one_line(error, 300)}'
+    raise kind(f'{problem}: {reason}{more}') from error
 
 
 def whole(sizes: dict[str, int]) -> dict[str, int]:
@@ -267,9 +268,3 @@ def _same(path: pathlib.Path, content: bytes) -> bool:
 
 def _size(path: pathlib.Path) -> int | None:
   return path.stat().st_size if path.exists() else None
-
-
-def one_line(error: Exception) -> str:
-  """What an error says, for a message."""
-  text = ' '.join(str(error).split()) or 'no reason given'
-  return f'{type(error).__name__}: {text}'[:300]

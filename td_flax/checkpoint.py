@@ -214,7 +214,7 @@ class Checkpoints:
 
   def _fail(self, error: Exception) -> None:
     self._failure = (
-      f'checkpoint {self._saving} was not saved: {_one_line(error)}'
+      f'checkpoint {self._saving} was not saved: {errors.one_line(error, 300)}'
     )
     self._saving = None
     progress.write_line(f'warning: {self._failure}')
@@ -385,7 +385,9 @@ def _read_record(
     record = json.loads(path.read_bytes())
     sound = record.pop('sha256') == _record_digest(record)
   except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-    raise _DamagedError(f'{path}: unreadable ({_one_line(error)})') from error
+    raise _DamagedError(
+      f'{path}: unreadable ({errors.one_line(error, 300)})'
+    ) from error
   if not sound:
     raise _DamagedError(f'{path}: does not match its own digest')
   if step not in (None, record['step']):
@@ -412,7 +414,9 @@ def _read(
   try:
     tree = reader.restore(path, args=args)
   except Exception as error:  # whatever orbax makes of damaged files
-    raise _DamagedError(f'{path}: unreadable ({_one_line(error)})') from error
+    raise _DamagedError(
+      f'{path}: unreadable ({errors.one_line(error, 300)})'
+    ) from error
   finally:
     reader.close()
   arrays = leaves.to_host(tree)
@@ -426,11 +430,6 @@ def _read(
 def _record_digest(record: dict[str, Any]) -> str:
   text = json.dumps(record, sort_keys=True)  # a loss in it may be NaN
   return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-  text = str(error).strip() or repr(error)
-  return text.splitlines()[0][:300]
 
 
 @contextlib.contextmanager

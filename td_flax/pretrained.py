@@ -96,12 +96,7 @@ class Pretrained(abc.ABC):
     ]
     name = 'fingerprint of the tokenizer'
     triples.append((name, self.fingerprint, fingerprint))
-    differences = '; '.join(
-      f'{name}={there!r} there, {here!r} here'
-      for name, there, here in triples
-      if there != here
-    )
-    if differences:
+    if differences := errors.differences(triples):
       raise errors.CheckpointError(
         f'{self.where}: holds another model: {differences}'
       )

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from td_flax import artifacts, errors, progress
@@ -103,10 +103,7 @@ class Workdir:
     if is_new:
       self._refuse_foreign()
       return
-    differences = self._differences(
-      config, fingerprints or {}, is_compared=lambda x: not _is_changeable(x)
-    )
-    if differences:
+    if differences := self._differences(config, fingerprints or {}):
       raise errors.CheckpointError(
         f'{self.path}: belongs to another run: {differences}; '
         'use another --workdir'
@@ -168,27 +165,24 @@ class Workdir:
       )
 
   def _differences(
-    self,
-    config: config_lib.Config,
-    fingerprints: dict[str, str],
-    *,
-    is_compared: Callable[[str], bool],
+    self, config: config_lib.Config, fingerprints: dict[str, str]
   ) -> str:
     """Where the run that made this folder differs; '' where it does not."""
     there = self._read()
     # A key that is younger than the workdir had the effect of its default.
     old = config_lib.flatten(config_lib.Config()) | there['config']
     new = config_lib.flatten(config)
-    keys = sorted(filter(is_compared, old.keys() | new.keys()))
-    triples = [(key, old.get(key), new.get(key)) for key in keys] + [
+    keys = sorted(old.keys() | new.keys())
+    triples = [
+      (key, old.get(key), new.get(key))
+      for key in keys
+      if not _is_changeable(key)
+    ]
+    triples += [
       (f'fingerprint of the {name}', there['fingerprints'].get(name), value)
       for name, value in fingerprints.items()
     ]
-    return '; '.join(
-      f'{name}={before!r} there, {here!r} here'
-      for name, before, here in triples
-      if before != here
-    )
+    return errors.differences(triples)
 
   def read(self) -> tuple[config_lib.Config, dict[str, str]]:
     """The config and the fingerprints of the run that made this folder.

@@ -80,10 +80,8 @@ def _read(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
     for name in there.keys() & set(wanted.names):
       made, ours = there[name]['made_with'], _made_with(name, wanted)
       if made != ours:
-        differences = ', '.join(
-          f'{key}={made.get(key)!r} there, {x!r} here'
-          for key, x in ours.items()
-          if x != made.get(key)
+        differences = errors.differences(
+          (key, made.get(key), x) for key, x in ours.items()
         )
         raise errors.CheckpointError(
           f'{file}: {name} was made in another way: {differences}; use another '

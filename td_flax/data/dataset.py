@@ -162,11 +162,8 @@ def request(data: config.DataConfig) -> dict[str, Any]:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
   """Names the keys that differ, with both values; '' where none does."""
-  return '; '.join(
-    f'{key} is {old.get(key)!r} there and {new.get(key)!r} here'
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  )
+  keys = sorted(old.keys() | new.keys())
+  return errors.differences((key, old.get(key), new.get(key)) for key in keys)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:

@@ -208,8 +208,8 @@ def test_another_config_is_refused_with_both_values(data, copy):
   with pytest.raises(errors.DataError) as caught:
     prepare.prepare(other, copy)
   message = str(caught.value)
-  assert 'data.sequence_length is 32 there and 64 here' in message
-  assert 'data.lowercase is True there and False here' in message
+  assert 'data.sequence_length=32 there, 64 here' in message
+  assert 'data.lowercase=True there, False here' in message
   assert '\n' not in message
 
 
@@ -217,7 +217,7 @@ def test_an_unfinished_build_of_another_config_is_refused(data, copy):
   (copy / 'manifest.json').unlink()
   before = contents(copy)
   other = dataclasses.replace(data, seed=8)
-  with pytest.raises(errors.DataError, match=r'data\.seed is 7 there and 8'):
+  with pytest.raises(errors.DataError, match=r'data\.seed=7 there, 8'):
     prepare.prepare(other, copy)
   assert contents(copy) == before
 
@@ -294,7 +294,7 @@ def test_a_given_tokenizer_counts_by_its_content(
     documents(9), kind='bpe', vocab_size=310, lowercase=True
   )
   pathlib.Path(moved).write_bytes(another.model)
-  with pytest.raises(errors.DataError, match=r"data\.tokenizer is 'sha256:"):
+  with pytest.raises(errors.DataError, match=r"data\.tokenizer='sha256:"):
     prepare.prepare(given, made.directory)
 
 
