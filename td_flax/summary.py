@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, bucket, checkpoint, step
+from td_flax import artifacts, bucket, leaves, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
@@ -64,7 +64,7 @@ def make(
     ),
     'flops_per_row': row_flops,
     'flops_ratio': row_flops / plain_flops,
-    'params_sha256': checkpoint.params_sha256(state.params),
+    'params_sha256': leaves.sha256(state.params),
     **(speed or {}),
     **extremes(
       packed.tokenizer,

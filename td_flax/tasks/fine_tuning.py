@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from td_flax import artifacts, checkpoint, loop, parallel, pretrained
+from td_flax import artifacts, leaves, loop, parallel, pretrained
 from td_flax import config as config_lib
 from td_flax.config import Config
 from td_flax.learner import TrainState
@@ -111,7 +111,7 @@ def run(
       'figures': tuning.figures(outputs),
       'num_examples': len(task.train.ids),
       'skipped_updates': int(done.state.skipped),
-      'params_sha256': checkpoint.params_sha256(done.state.params),
+      'params_sha256': leaves.sha256(done.state.params),
       **(done.speed or {}),
     }
     files: dict[str, str] = {}

@@ -38,7 +38,7 @@ def main() -> None:
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
   bucket.require_local('--output', values.output)
-  from td_flax import checkpoint, pretrained
+  from td_flax import pretrained, saved
   from td_flax.hub import architecture, card, export
   from td_flax.model import bert, task_model
 
@@ -73,7 +73,7 @@ def main() -> None:
     eval_loss=found.eval_loss,
     summary=summary,
   )
-  params = checkpoint.load_params(found.checkpoint, abstract)
+  params = saved.load_params(found.checkpoint, abstract)
   done = export.export(output, found.model, params, tokenizer, run, head)
   print(f'{values.output}: step {found.step:,}, {done.num_params:,} parameters')
   print(
