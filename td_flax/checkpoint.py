@@ -20,9 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from td_flax import errors, leaves, progress, saved
+from td_flax import errors, layout, leaves, progress, saved
 
-_LEFTOVERS = ('*.orbax-checkpoint-tmp*', '*.deleting')  # of interruptions
 _NO_CHECKPOINT, _NONE_SOUND = -1, -2
 
 
@@ -189,12 +188,12 @@ class Checkpoints:
     for step in losses:
       if step not in kept:
         # Renamed first: half a directory must not look like a checkpoint.
-        doomed = self._path(step).rename(self._directory / f'{step}.deleting')
-        shutil.rmtree(doomed)
+        doomed = self._directory / f'{step}{layout.DELETING}'
+        shutil.rmtree(self._path(step).rename(doomed))
 
   def _remove_leftovers(self) -> None:
-    for pattern in _LEFTOVERS:
-      for path in self._directory.glob(pattern):
+    for mark in layout.UNFINISHED:
+      for path in self._directory.glob(f'*{mark}*'):
         shutil.rmtree(path, ignore_errors=True)  # costs space, nothing else
 
   def _newest_sound(self) -> tuple[int, Any]:

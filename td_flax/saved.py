@@ -23,9 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from td_flax import errors, leaves
-
-_RECORD = pathlib.PurePath('record', 'record.json')
+from td_flax import errors, layout, leaves
 
 
 class DamagedError(errors.CheckpointError):
@@ -43,7 +41,8 @@ class Writer:
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
         state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
         record=ocp.JsonCheckpointHandler(
-          filename=_RECORD.name, multiprocessing_options=alone
+          filename=pathlib.PurePath(layout.RECORD).name,
+          multiprocessing_options=alone,
         ),
       ),
       async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -222,7 +221,7 @@ def read_record(
   Raises:
     DamagedError: it is not what was saved.
   """
-  file = path / _RECORD
+  file = path / layout.RECORD
   try:
     record = json.loads(file.read_bytes())
     sound = record.pop('sha256') == _digest(record)

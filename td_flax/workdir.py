@@ -11,14 +11,13 @@ data/              the packed dataset, unless `data.dir` says otherwise
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from td_flax import artifacts, errors, progress
+from td_flax import artifacts, errors, locks
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import Tokenizer
 
@@ -59,29 +58,23 @@ class Workdir:
     """Keeps other processes out; makes the folder where it is missing.
 
     Process 0 holds it around everything that writes here, `check` included:
-    what another process claims after a check is not seen. The kernel lets go
-    of it when the process ends, however it ends, so it is never stale. It
-    needs a POSIX system; a file system without locks costs a warning.
+    what another process claims after a check is not seen. A file system
+    without locks costs a warning.
 
     Raises:
       errors.CheckpointError: another process holds it, or the folder cannot
         be written.
     """
+    busy = errors.CheckpointError(
+      f'{self.path}: another process is using this workdir'
+    )
     with contextlib.ExitStack() as stack:
       with self._clear_errors():
         self.path.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(self._lock.open('ab'))
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        raise errors.CheckpointError(
-          f'{self.path}: another process is using this workdir'
-        ) from error
-      except OSError as error:
-        progress.write_line(
-          f'warning: {self._lock}: cannot be locked ({error.strerror}); start '
-          'no second run in this workdir'
+        lock = locks.exclusive(
+          self._lock, 'start no second run in this workdir', busy
         )
+        stack.enter_context(lock)
       yield
 
   def check(
@@ -132,11 +125,10 @@ class Workdir:
       'config': config_lib.flatten(config),
       'fingerprints': fingerprints,
     }
-    text = json.dumps(content, indent=2) + '\n'
     with self._clear_errors():
       tokenizer.save(self.tokenizer)
       # Last: with it the folder is a workdir.
-      artifacts.write_atomically(self.config_json, text.encode())
+      artifacts.write_json(self.config_json, content)
 
   @contextlib.contextmanager
   def _clear_errors(self) -> Iterator[None]:
@@ -199,6 +191,21 @@ class Workdir:
         f'{self.config_json}: not a config of this version: {error}'
       ) from error
     return config, there['fingerprints']
+
+  def summary(self) -> dict[str, Any] | None:
+    """The content of `summary.json`; None before a run is finished.
+
+    One that is cut off counts for nothing: the run makes it again.
+
+    Raises:
+      errors.CheckpointError: the folder cannot be looked at.
+    """
+    with (
+      self._clear_errors(),
+      contextlib.suppress(FileNotFoundError, ValueError),
+    ):
+      return json.loads(self.summary_json.read_bytes())
+    return None
 
   def _read(self) -> dict[str, dict[str, Any]]:
     try:

@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, config, errors
+from td_flax import artifacts, config, errors, layout
 from td_flax.data import corpora, sentence_piece, tokenizer, vocabulary
 
 FORMAT_VERSION = 1
-MANIFEST = 'manifest.json'
 COUNTS = 'unigram_counts.npy'
 TOKENIZER = 'tokenizer'
 SPLITS = ('train', 'eval')
@@ -172,14 +171,14 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   Raises:
     errors.DataError: there is none, or not one of this format.
   """
-  path = directory / MANIFEST
+  path = directory / layout.MANIFEST
   try:
     manifest = json.loads(path.read_bytes())
     version = manifest['format_version']
   except FileNotFoundError:
     raise errors.DataError(
-      f'{directory}: holds no packed dataset ({MANIFEST} is missing); make it '
-      'with td_flax.tools.prepare'
+      f'{directory}: holds no packed dataset ({layout.MANIFEST} is missing); '
+      'make it with td_flax.tools.prepare'
     ) from None
   except (ValueError, TypeError, KeyError):
     raise errors.DataError(

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from td_flax import artifacts, config, errors
+from td_flax import artifacts, config, errors, locks
 from td_flax.data import blocks, prepare, sentence_piece, vocabulary
 
 SPECIAL = vocabulary.SpecialIds()
@@ -427,19 +427,10 @@ def test_a_directory_of_other_things_is_refused(data, corpus):
 
 def test_two_builds_in_one_place_exclude_each_other(data, tmp_path):
   with (
-    prepare._locked(tmp_path),
+    locks.exclusive(tmp_path, ''),
     pytest.raises(errors.DataError, match='another process is preparing'),
   ):
     prepare.prepare(data, tmp_path, num_workers=1)
-
-
-def test_what_fails_while_building_is_not_taken_for_another_process(tmp_path):
-  # What fork says where there are too many processes is a BlockingIOError too.
-  with (
-    pytest.raises(BlockingIOError, match='unavailable'),
-    prepare._locked(tmp_path),
-  ):
-    raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
 
 
 def test_a_file_system_without_locks_costs_a_warning(
@@ -448,7 +439,7 @@ def test_a_file_system_without_locks_costs_a_warning(
   def refuse(descriptor, operation):  # as NFS does for a directory
     raise OSError(errno.EBADF, 'Bad file descriptor')
 
-  monkeypatch.setattr(prepare.fcntl, 'flock', refuse)
+  monkeypatch.setattr(locks.fcntl, 'flock', refuse)
   prepare.prepare(data, tmp_path / 'dataset', num_workers=1)
   assert (
     f'warning: {tmp_path}/dataset: cannot be locked (Bad file descriptor); '
