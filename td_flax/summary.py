@@ -1,6 +1,5 @@
 """What a finished run leaves: `summary.json`, and a page a person enjoys."""
 
-import json
 import pathlib
 import shlex
 import sys
@@ -9,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, bucket, leaves, step
+from td_flax import bucket, leaves, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
@@ -72,21 +71,6 @@ def make(
       steps.policy.known(state.importance, packed.unigram_counts),
     ),
   }
-
-
-def read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
-  """The summary of an earlier process; None if there is none of this step."""
-  try:
-    content = json.loads(path.read_bytes())
-  except (FileNotFoundError, ValueError):
-    return None  # it is made again
-  return content if content['step'] == step else None
-
-
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes `summary.json`, whole or not at all."""
-  text = json.dumps(content, indent=2) + '\n'
-  artifacts.write_atomically(path, text.encode())
 
 
 def page(

@@ -136,8 +136,7 @@ def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:
     else:
       found = _glue(model, engine, folder, name, wanted)
     there[name] = {'made_with': _made_with(name, wanted), **found}
-    text = json.dumps(there, indent=1) + '\n'
-    artifacts.write_atomically(folder / FILE, text.encode())
+    artifacts.write_json(folder / FILE, there)
 
 
 def _blimp(model: Any, engine: Any, wanted: Scores) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 The loop, the engines, checkpoints and metrics are those of pretraining.
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -89,8 +88,8 @@ def run(
     'task': task.fingerprint(),
   }
   workdir.check(config, fingerprints)
-  if workdir.summary_json.exists():
-    return json.loads(workdir.summary_json.read_bytes())
+  if finished := workdir.summary():
+    return finished
   plan = task_model.plan(config.model, task.output)
   for length in lengths.choices(config):
     loop.report_attention(_as_long(config, length), engine, [plan])
@@ -123,8 +122,7 @@ def run(
       for name, text in files.items():
         artifacts.write_atomically(folder / name, text.encode())
       # Last: with it the run is finished.
-      text = json.dumps(content, indent=2) + '\n'
-      artifacts.write_atomically(workdir.summary_json, text.encode())
+      artifacts.write_json(workdir.summary_json, content)
   return content
 
 

@@ -10,7 +10,6 @@ both. A fine-tuned model (one run of it, such as runs/sst2/runs/seed0) becomes
 one for sequence or token classification or for question answering.
 """
 
-import json
 import pathlib
 
 from absl import flags as absl_flags
@@ -52,7 +51,7 @@ def main() -> None:
       f'{found.where}: is a folder of Hugging Face already'
     )
   tokenizer = found.tokenizer
-  summary = _summary(found.workdir.summary_json)
+  summary = found.workdir.summary()
   if found.config.task.name:
     if not (summary and 'output' in summary):
       raise errors.CheckpointError(
@@ -82,13 +81,6 @@ def main() -> None:
   )
   for line, ours, theirs in done.differing:
     print(f'    {line!r}: {ours} here, {theirs} there')
-
-
-def _summary(path: pathlib.Path) -> dict | None:
-  try:
-    return json.loads(path.read_bytes())
-  except (OSError, ValueError):
-    return None  # the run is not finished
 
 
 if __name__ == '__main__':
