@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from td_flax import artifacts, errors
+from td_flax import artifacts, errors, layout
 from td_flax.compare import machine
 from td_flax.data import (
   blocks,
@@ -153,7 +153,7 @@ def _measure_reading(
     ('two weighted sources', [1.0, 3.0]),
   ):
     manifest['sources'] = [{'weight': weight} for weight in weights]
-    (directory / dataset.MANIFEST).write_text(json.dumps(manifest))
+    (directory / layout.MANIFEST).write_text(json.dumps(manifest))
     rows = dataset.load(directory).train  # verified, and so read into memory
     arms[name] = pipeline.Pipeline(rows, seed=0, batch_size=options.batch_size)
     turns[name] = Turns()
@@ -210,7 +210,7 @@ def _measure_packing(
       lowercase=True,
     )
     model.save(folder / kind / dataset.TOKENIZER)
-    (folder / kind / blocks.RECORDS).mkdir()
+    (folder / kind / layout.BLOCKS).mkdir()
     jobs[kind] = blocks.Job(
       directory=folder / kind,
       build='',

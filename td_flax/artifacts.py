@@ -60,6 +60,21 @@ def write_atomically(
   return {'bytes': len(content), 'sha256': sha256}
 
 
+def write_json(path: pathlib.Path, content: Any, **options: Any) -> None:
+  """Writes JSON for people and programs, whole or not at all.
+
+  Args:
+    path: the file.
+    content: what JSON can hold; NaN too.
+    options: more of `json.dumps`.
+
+  Raises:
+    OSError: for example a full disk; `path` is as it was before.
+  """
+  text = json.dumps(content, indent=1, **options) + '\n'
+  write_atomically(path, text.encode())
+
+
 def verify(directory: pathlib.Path, items: list[dict[str, Any]]) -> None:
   """Compares files, a few at once, with what a manifest says about them.
 

@@ -6,7 +6,6 @@ What is read from a bucket, packed data and models, is copied to a folder below
 """
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
@@ -14,11 +13,10 @@ import shutil
 from collections.abc import Iterator
 from concurrent import futures
 
-from td_flax import errors, extras, progress
+from td_flax import caches, errors, extras, layout, locks, progress
 
 _SCHEME = 'gs://'
 LEASE = 'lease.json'  # in a workdir: who writes there
-RECORD = 'record/record.json'  # of a checkpoint: makes it complete
 _NUM_READERS = 8
 
 
@@ -52,25 +50,25 @@ def dataset(url: str) -> pathlib.Path:
   """
   folder = local(url)
   problem = f'data.dir={url}: cannot be copied to {folder}'
-  with locked(folder, wait=True), clear_errors(problem, kind=errors.DataError):
+  with clear_errors(problem, kind=errors.DataError), locked(folder):
     bucket = Bucket(url)
     sizes = bucket.sizes()
-    if 'manifest.json' not in sizes:
+    if layout.MANIFEST not in sizes:
       raise errors.DataError(
-        f'data.dir={url}: holds no packed dataset (no manifest.json); '
+        f'data.dir={url}: holds no packed dataset (no {layout.MANIFEST}); '
         'pack it with td_flax.tools.prepare in a local folder and copy that'
       )
-    manifest = bucket.read('manifest.json')
-    if not _same(folder / 'manifest.json', manifest):
+    manifest = bucket.read(layout.MANIFEST)
+    if not _same(folder / layout.MANIFEST, manifest):
       shutil.rmtree(folder, ignore_errors=True)  # of another dataset
     # What only `prepare` needs stays there; the manifest comes last.
     wanted = {
       name: size
       for name, size in sizes.items()
-      if not name.startswith('blocks/') and name != 'manifest.json'
+      if not name.startswith(f'{layout.BLOCKS}/') and name != layout.MANIFEST
     }
     bucket.copy(folder, _missing(folder, wanted))
-    (folder / 'manifest.json').write_bytes(manifest)
+    (folder / layout.MANIFEST).write_bytes(manifest)
   return folder
 
 
@@ -97,12 +95,13 @@ def model(url: str) -> pathlib.Path:
       return False
     return step is None or _step_of(name) in (None, f'checkpoints/{step}')
 
-  with locked(folder, wait=True), clear_errors(f'{url}: cannot be read'):
+  with clear_errors(f'{url}: cannot be read'), locked(folder):
     bucket = Bucket(root)
     sizes = whole({k: x for k, x in bucket.sizes().items() if is_wanted(k)})
     _forget(folder, set(filter(is_wanted, files(folder))) - sizes.keys())
     for name in sizes:
-      if name.endswith(RECORD) and not _same(folder / name, bucket.read(name)):
+      is_record = name.endswith(layout.RECORD)
+      if is_record and not _same(folder / name, bucket.read(name)):
         shutil.rmtree(folder / _step_of(name), ignore_errors=True)
     arrays = {k: x for k, x in sizes.items() if _step_of(k)}
     others = {k: x for k, x in sizes.items() if not _step_of(k)}
@@ -209,13 +208,14 @@ def clear_errors(
   except errors.UserError:
     raise
   except Exception as error:  # whatever it is
-    raise kind(f'{problem}: {one_line(error)}{more}') from error
+    reason = f'{type(error).__name__}: {errors.one_line(error, 300)}'
+    raise kind(f'{problem}: {reason}{more}') from error
 
 
 def whole(sizes: dict[str, int]) -> dict[str, int]:
   """Without what a cut-off upload or deletion left: no checkpoint any more."""
   steps = {_step_of(name) for name in sizes}
-  found = {x for x in steps if x is None or f'{x}/{RECORD}' in sizes}
+  found = {x for x in steps if x is None or f'{x}/{layout.RECORD}' in sizes}
   return {k: size for k, size in sizes.items() if _step_of(k) in found}
 
 
@@ -229,26 +229,26 @@ def _step_of(name: str) -> str | None:
 
 def local(url: str) -> pathlib.Path:
   """The folder for what is local of a URL."""
-  caches = os.environ.get('XDG_CACHE_HOME', '')
-  root = caches if os.path.isabs(caches) else pathlib.Path.home() / '.cache'
-  return pathlib.Path(root, 'td_flax/buckets', url.removeprefix(_SCHEME))
+  return caches.folder('buckets') / url.removeprefix(_SCHEME)
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path, *, wait: bool) -> Iterator[None]:
-  """Keeps other processes of this machine out.
+def locked(
+  folder: pathlib.Path, busy: errors.UserError | None = None
+) -> Iterator[None]:
+  """Keeps other processes of this machine out of a folder of `local`.
+
+  Args:
+    folder: need not exist.
+    busy: raised where one of them is in there; None waits for it.
 
   Raises:
-    errors.CheckpointError: without `wait`, one of them is in there.
+    OSError: the cache cannot be written.
   """
   folder.parent.mkdir(parents=True, exist_ok=True)
-  with folder.with_name(folder.name + '.lock').open('ab') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
-      raise errors.CheckpointError(
-        f'{folder}: another process is using this workdir'
-      ) from error
+  file = folder.with_name(folder.name + '.lock')
+  advice = f'start no second command that uses {folder}'
+  with locks.exclusive(file, advice, busy):
     yield
 
 
@@ -267,9 +267,3 @@ def _same(path: pathlib.Path, content: bytes) -> bool:
 
 def _size(path: pathlib.Path) -> int | None:
   return path.stat().st_size if path.exists() else None
-
-
-def one_line(error: Exception) -> str:
-  """What an error says, for a message."""
-  text = ' '.join(str(error).split()) or 'no reason given'
-  return f'{type(error).__name__}: {text}'[:300]

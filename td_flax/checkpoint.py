@@ -1,61 +1,28 @@
 """Checkpoints: saved in the background, verified, never silently wrong.
 
-The only file that imports orbax. `<directory>/<step>/` holds two orbax items:
-
-  state/   the arrays of the train state, a nested dict by path
-  record/  record.json: the step, the held-out loss, the loop's own metadata,
-           a digest per array and one of the record itself
-
-orbax trusts what it reads, so every array is compared with its digest. A step
-that cannot be read or differs from its record is renamed to `<step>.damaged`,
-never deleted, and the next older one is restored. orbax's CheckpointManager is
-not used: it trusts directory names, its `save` returns False and writes nothing
-after a rollback, and it asks for preemption from a background thread.
+What a step consists of is told in `saved.py`. One that cannot be read or
+differs from its record is renamed to `<step>.damaged`, never deleted, and the
+next older one is restored. orbax's CheckpointManager is not used: it trusts
+directory names, its `save` returns False and writes nothing after a rollback,
+and it asks for preemption from a background thread.
 
 The state is replicated: process 0 alone judges and writes, without barriers;
 all processes read the same directory.
 """
 
 import contextlib
-import hashlib
-import json
-import math
 import pathlib
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from absl import logging
 from jax.experimental import multihost_utils
 
-from td_flax import errors, leaves, progress
+from td_flax import errors, layout, leaves, progress, saved
 
-# orbax reports through absl, with tracebacks; what matters becomes one line.
-logging.get_absl_logger().addFilter(
-  lambda record: f'{ocp.__name__.partition(".")[0]}/' not in record.pathname
-)
-
-
-def _hook(unraisable: Any, report: Any = sys.unraisablehook) -> None:
-  # When one file cannot be read or written, orbax closes its event loop under
-  # the others that are still under way; the first one's error is the news.
-  if 'Event loop is closed' not in str(unraisable.exc_value):
-    report(unraisable)
-
-
-sys.unraisablehook = _hook
-
-_RECORD = pathlib.PurePath('record', 'record.json')
-_LEFTOVERS = ('*.orbax-checkpoint-tmp*', '*.deleting')  # of interruptions
 _NO_CHECKPOINT, _NONE_SOUND = -1, -2
-
-
-class _DamagedError(errors.CheckpointError):
-  """A step's directory is not what was saved."""
 
 
 class Checkpoints:
@@ -77,12 +44,12 @@ class Checkpoints:
     self._keep_best = keep_best
     self._saving: int | None = None
     self._failure: str | None = None  # of the latest save
-    self._writer: ocp.AsyncCheckpointer | None = None
+    self._writer: saved.Writer | None = None
     if jax.process_index() == 0:
       with _clear_errors(self._directory):
         self._directory.mkdir(parents=True, exist_ok=True)
       self._remove_leftovers()
-      self._writer = _writer()
+      self._writer = saved.Writer()
 
   def _path(self, step: int) -> pathlib.Path:
     return self._directory / str(step)
@@ -90,7 +57,7 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """The finished steps on disk, oldest first; not yet verified."""
     with _clear_errors(self._directory):
-      return steps(self._directory)
+      return saved.steps(self._directory)
 
   def save(
     self,
@@ -119,20 +86,11 @@ class Checkpoints:
     if self._writer is not None:
       self._settle()
       arrays = leaves.to_host(state)
-      record = {
-        'step': step,
-        'eval_loss': eval_loss,
-        'metadata': metadata,
-        'leaves': leaves.digests(arrays),
-      }
-      args = ocp.args.Composite(
-        record=ocp.args.JsonSave({**record, 'sha256': _record_digest(record)}),
-        state=ocp.args.PyTreeSave(leaves.nested(arrays)),
-      )
+      record = {'step': step, 'eval_loss': eval_loss, 'metadata': metadata}
       self._saving = step
       try:
         self._check_space(sum(array.nbytes for array in arrays.values()))
-        self._writer.save(self._path(step), args=args)
+        self._writer.save(self._path(step), arrays, record)
       except Exception as error:  # any kind: a save never ends the training
         self._fail(error)
     if wait:
@@ -186,7 +144,7 @@ class Checkpoints:
         f'{self._directory}: no checkpoint is sound (see *.damaged there); '
         'bring back a copy, or start over in another workdir'
       )
-    arrays, record = data or _read(self._path(step), step=step)
+    arrays, record = data or saved.read(self._path(step), step=step)
     state = leaves.fit(arrays, abstract_state, origin=self._path(step))
     return step, state, record['metadata']
 
@@ -195,7 +153,7 @@ class Checkpoints:
     if self._saving is None:
       return
     try:
-      self._writer.wait_until_finished()
+      self._writer.wait()
     except Exception as error:  # any kind: a save never ends the training
       self._fail(error)
       return
@@ -214,33 +172,35 @@ class Checkpoints:
 
   def _fail(self, error: Exception) -> None:
     self._failure = (
-      f'checkpoint {self._saving} was not saved: {_one_line(error)}'
+      f'checkpoint {self._saving} was not saved: {errors.one_line(error, 300)}'
     )
     self._saving = None
     progress.write_line(f'warning: {self._failure}')
     self._remove_leftovers()
-    self._writer = _writer()  # the old one would raise the same error again
+    self._writer = (
+      saved.Writer()
+    )  # the old one would raise the same error again
 
   def _prune(self) -> None:
-    losses = _eval_losses(self._directory)
-    best = _best(losses) if self._keep_best else None
+    losses = saved.eval_losses(self._directory)
+    best = saved.best(losses) if self._keep_best else None
     kept = {*list(losses)[-self._keep :], best}
     for step in losses:
       if step not in kept:
         # Renamed first: half a directory must not look like a checkpoint.
-        doomed = self._path(step).rename(self._directory / f'{step}.deleting')
-        shutil.rmtree(doomed)
+        doomed = self._directory / f'{step}{layout.DELETING}'
+        shutil.rmtree(self._path(step).rename(doomed))
 
   def _remove_leftovers(self) -> None:
-    for pattern in _LEFTOVERS:
-      for path in self._directory.glob(pattern):
+    for mark in layout.UNFINISHED:
+      for path in self._directory.glob(f'*{mark}*'):
         shutil.rmtree(path, ignore_errors=True)  # costs space, nothing else
 
   def _newest_sound(self) -> tuple[int, Any]:
     for step in reversed(self.steps()):
       try:
-        return step, _read(self._path(step), step=step)
-      except _DamagedError as error:
+        return step, saved.read(self._path(step), step=step)
+      except saved.DamagedError as error:
         name = self._quarantine(step).name
         progress.write_line(f'warning: {error}; renamed to {name}')
     existed = any(self._directory.glob('*.damaged*'))
@@ -253,184 +213,6 @@ class Checkpoints:
       path = self._directory / f'{step}.damaged.{count}'
     with _clear_errors(self._path(step)):
       return self._path(step).rename(path)
-
-
-def steps(directory: pathlib.Path) -> list[int]:
-  """The finished steps in `directory`, oldest first; not yet verified.
-
-  Raises:
-    OSError: there is no such directory.
-  """
-  names = [path.name for path in directory.iterdir()]
-  return sorted(int(x) for x in names if x.isdecimal() and str(int(x)) == x)
-
-
-def find_step(directory: pathlib.Path, step: str, where: str) -> int:
-  """The step that a word or a number names.
-
-  Args:
-    directory: where the steps lie; at least one does.
-    step: `latest`, `best` (by held-out loss) or a number.
-    where: what the directory belongs to, for the message.
-
-  Raises:
-    errors.ConfigError: there is no such step.
-  """
-  present = steps(directory)
-  chosen = {
-    'latest': present[-1],
-    'best': _best(_eval_losses(directory)),
-  } | {str(number): number for number in present}
-  if chosen.get(step) is None:
-    raise errors.ConfigError(
-      f'{where}: has no step {step!r}; choose latest, best (if evaluated) or '
-      f'one of {", ".join(map(str, present))}'
-    )
-  return chosen[step]
-
-
-def eval_loss(directory: pathlib.Path, step: int) -> float | None:
-  """The held-out loss at a step, None where it was not evaluated.
-
-  Raises:
-    errors.CheckpointError: the step's record is damaged.
-  """
-  return _read_record(directory / str(step), step=step)['eval_loss']
-
-
-def load_params(path: pathlib.Path, abstract_params: Any) -> Any:
-  """The verified parameters of another run.
-
-  Args:
-    path: the directory of one checkpoint.
-    abstract_params: what the train state has under `params`.
-
-  Returns:
-    `abstract_params` with numpy leaves.
-
-  Raises:
-    errors.CheckpointError: it is damaged, or its parameters have other names,
-      shapes or dtypes.
-  """
-  arrays, _ = _read(path.absolute(), prefix='params/')
-  return leaves.fit(arrays, abstract_params, origin=path, prefix='params/')
-
-
-def load_importance(path: pathlib.Path) -> np.ndarray:
-  """The verified importance table of a pretraining run, f32[V].
-
-  Args:
-    path: the directory of one checkpoint.
-
-  Raises:
-    errors.CheckpointError: it is damaged.
-  """
-  return _read(path.absolute(), prefix='importance')[0]['importance']
-
-
-def _eval_losses(directory: pathlib.Path) -> dict[int, float]:
-  """The loss of every step with a sound record; NaN: not evaluated."""
-  losses = {}
-  for step in steps(directory):
-    # What is damaged is `restore_latest`'s to judge: neither counted here
-    # nor deleted.
-    with contextlib.suppress(_DamagedError):
-      loss = _read_record(directory / str(step), step=step)['eval_loss']
-      losses[step] = math.nan if loss is None else loss
-  return losses
-
-
-def _best(losses: dict[int, float]) -> int | None:
-  finite = {step: x for step, x in losses.items() if math.isfinite(x)}
-  return min(finite, key=lambda step: (finite[step], -step), default=None)
-
-
-def params_sha256(params: Any) -> str:
-  """A digest of all parameters: path, dtype, shape, bytes in path order."""
-  sha = hashlib.sha256()
-  for path, array in sorted(leaves.to_host(params).items()):
-    leaves.update(sha, path, array)
-  return sha.hexdigest()
-
-
-def _writer() -> ocp.AsyncCheckpointer:
-  alone = _alone()
-  return ocp.AsyncCheckpointer(
-    ocp.CompositeCheckpointHandler(
-      composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-      state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-      record=ocp.JsonCheckpointHandler(
-        filename=_RECORD.name, multiprocessing_options=alone
-      ),
-    ),
-    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-    multiprocessing_options=alone,
-  )
-
-
-def _alone() -> ocp.options.MultiprocessingOptions:
-  """This process reads or writes without waiting for others."""
-  index = jax.process_index()
-  return ocp.options.MultiprocessingOptions(
-    primary_host=index, active_processes={index}, barrier_sync_key_prefix='td'
-  )
-
-
-def _read_record(
-  directory: pathlib.Path, *, step: int | None = None
-) -> dict[str, Any]:
-  """The record, compared with its own digest and with `step` if given."""
-  path = directory / _RECORD
-  try:
-    record = json.loads(path.read_bytes())
-    sound = record.pop('sha256') == _record_digest(record)
-  except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-    raise _DamagedError(f'{path}: unreadable ({_one_line(error)})') from error
-  if not sound:
-    raise _DamagedError(f'{path}: does not match its own digest')
-  if step not in (None, record['step']):
-    raise _DamagedError(f'{directory}: is a copy of step {record["step"]}')
-  return record
-
-
-def _read(
-  directory: pathlib.Path, *, prefix: str = '', step: int | None = None
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """The arrays whose path starts with `prefix`, verified, and the record."""
-  record = _read_record(directory, step=step)
-  expected = {k: v for k, v in record['leaves'].items() if k.startswith(prefix)}
-  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-  args = ocp.args.PyTreeRestore(
-    item=leaves.nested(dict.fromkeys(expected, 0)),
-    restore_args=leaves.nested(dict.fromkeys(expected, as_numpy)),
-    partial_restore=True,
-  )
-  alone = _alone()
-  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-  reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-  path = directory / 'state'
-  try:
-    tree = reader.restore(path, args=args)
-  except Exception as error:  # whatever orbax makes of damaged files
-    raise _DamagedError(f'{path}: unreadable ({_one_line(error)})') from error
-  finally:
-    reader.close()
-  arrays = leaves.to_host(tree)
-  digests = leaves.digests(arrays)
-  for path, digest in expected.items():
-    if digests.get(path) != digest:
-      raise _DamagedError(f'{directory}: {path} differs from its digest')
-  return arrays, record
-
-
-def _record_digest(record: dict[str, Any]) -> str:
-  text = json.dumps(record, sort_keys=True)  # a loss in it may be NaN
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-  text = str(error).strip() or repr(error)
-  return text.splitlines()[0][:300]
 
 
 @contextlib.contextmanager

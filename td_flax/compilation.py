@@ -8,7 +8,6 @@ is found there is what would be compiled.
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any
 import jax
 from jax import monitoring
 
-from td_flax import progress
+from td_flax import caches, progress
 
 # JAX can bound the folder too, but only with a package that it does not bring.
 _MAX_BYTES = 4 * 10**9
@@ -35,7 +34,7 @@ def keep_programs() -> None:
   if jax.config.jax_compilation_cache_dir is not None:
     return
   try:
-    directory = _directory()
+    directory = caches.folder('jax')
     # Programs found there are run: nobody else may put any there.
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=directory).close()
@@ -47,13 +46,6 @@ def keep_programs() -> None:
     )
     return
   jax.config.update('jax_compilation_cache_dir', str(directory))
-
-
-def _directory() -> pathlib.Path:
-  # A relative path is to be ignored: XDG Base Directory Specification 0.8.
-  caches = os.environ.get('XDG_CACHE_HOME', '')
-  root = caches if os.path.isabs(caches) else pathlib.Path.home() / '.cache'
-  return pathlib.Path(root, 'td_flax', 'jax')
 
 
 def _forget(directory: pathlib.Path) -> None:

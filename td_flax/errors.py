@@ -3,6 +3,9 @@
 Everything else that escapes is a bug and keeps its traceback.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 
 class UserError(Exception):
   """Something outside the program is wrong; the message says what to do."""
@@ -34,3 +37,21 @@ class Stopped(UserError):
   """A signal asked for the end; the state is saved, the command resumes it."""
 
   exit_code = 75  # EX_TEMPFAIL of sysexits.h: try the same command again
+
+
+def one_line(error: Exception, limit: int | None = None) -> str:
+  """What an error says, in one line of at most `limit` characters."""
+  return (' '.join(str(error).split()) or repr(error))[:limit]
+
+
+def differences(triples: Iterable[tuple[str, Any, Any]]) -> str:
+  """Names what differs, with both values; '' where nothing does.
+
+  Args:
+    triples: a name, the value that was found and the one that is wanted.
+  """
+  return '; '.join(
+    f'{name}={there!r} there, {here!r} here'
+    for name, there, here in triples
+    if there != here
+  )

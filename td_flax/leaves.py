@@ -75,7 +75,7 @@ def digests(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
   def digest(path: str) -> str:
     sha = hashlib.sha256()
-    update(sha, path, arrays[path])
+    _update(sha, path, arrays[path])
     return sha.hexdigest()
 
   # hashlib lets go of the interpreter: a core per array.
@@ -83,8 +83,15 @@ def digests(arrays: dict[str, np.ndarray]) -> dict[str, str]:
     return dict(zip(arrays, pool.map(digest, arrays), strict=True))
 
 
-def update(sha: Any, path: str, array: np.ndarray) -> None:
-  """Adds an array's path, dtype, shape and bytes to a hashlib digest."""
+def sha256(tree: Any) -> str:
+  """A digest of the whole: path, dtype, shape, bytes in path order."""
+  sha = hashlib.sha256()
+  for path, array in sorted(to_host(tree).items()):
+    _update(sha, path, array)
+  return sha.hexdigest()
+
+
+def _update(sha: Any, path: str, array: np.ndarray) -> None:
   sha.update(f'{path} {array.dtype} {array.shape}\n'.encode())
   sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from td_flax import artifacts, bucket, errors, progress
+from td_flax import artifacts, bucket, errors, layout, progress
 
 _SECONDS_BETWEEN_WRITES = 10.0
 # A lease that stays the same this long belongs to a run that is no more.
@@ -34,7 +34,7 @@ _LEASE_SECONDS = 45.0
 _SECONDS_TO_SETTLE = 1.0
 # What the bucket was last known to have; there while it lacks something.
 _UNWRITTEN = '.unwritten.json'
-_NOT_MIRRORED = ('.tmp', '.orbax-checkpoint-tmp', '.deleting')
+_NOT_MIRRORED = ('.tmp', *layout.UNFINISHED)
 
 
 @contextlib.contextmanager
@@ -61,8 +61,12 @@ def workdir(path: str) -> Iterator[pathlib.Path]:
   index = jax.process_index()
   folder = bucket.local(path) / f'process-{index}'
   with contextlib.ExitStack() as stack:
-    stack.enter_context(bucket.locked(folder, wait=False))
     mirror = _Mirror(path, folder)
+    busy = errors.CheckpointError(
+      f'{folder}: another process is using this workdir'
+    )
+    with mirror.clear_errors():
+      stack.enter_context(bucket.locked(folder, busy))
     if index == 0:
       stack.enter_context(mirror.holding())
       mirror.catch_up()
@@ -90,7 +94,7 @@ class _Mirror:
   @contextlib.contextmanager
   def holding(self) -> Iterator[None]:
     """Holds the bucket's lease; refuses one that another run holds."""
-    with self._clear_errors():
+    with self.clear_errors():
       self._wait_for_lease()
       self._renew()
       time.sleep(_SECONDS_TO_SETTLE)
@@ -117,7 +121,7 @@ class _Mirror:
     marker = self._folder / _UNWRITTEN
     if not marker.exists():
       return
-    with self._clear_errors(f'; all of it lies in {self._folder}'):
+    with self.clear_errors(f'; all of it lies in {self._folder}'):
       known = json.loads(marker.read_bytes())
       self._stamps = {name: tuple(stamp) for name, stamp in known.items()}
       if self._is_changed():
@@ -144,7 +148,7 @@ class _Mirror:
 
   def pull(self) -> None:
     """Makes the local folder what the bucket holds."""
-    with self._clear_errors():
+    with self.clear_errors():
       if self._folder.exists():
         for path in self._folder.iterdir():
           if path.is_dir() and path.name != 'data':
@@ -167,7 +171,7 @@ class _Mirror:
     finally:
       self._ended.set()
       thread.join()
-      with self._clear_errors(
+      with self.clear_errors(
         f'; all of it lies in {self._folder}, and the same command on this '
         'machine writes it'
       ):
@@ -181,9 +185,10 @@ class _Mirror:
         self._is_failing = False
       except Exception as error:  # any kind: a network never ends the training
         if not self._is_failing:  # one line, not one per attempt
+          reason = f'{type(error).__name__}: {errors.one_line(error, 300)}'
           progress.write_line(
-            f'warning: {self._bucket.url}: cannot be written '
-            f'({bucket.one_line(error)}); training goes on, it is tried again'
+            f'warning: {self._bucket.url}: cannot be written ({reason}); '
+            'training goes on, it is tried again'
           )
         self._is_failing = True
 
@@ -193,8 +198,7 @@ class _Mirror:
     try:
       self._write_changes()
     except Exception:
-      stamps = json.dumps(self._stamps).encode()
-      artifacts.write_atomically(marker, stamps)
+      artifacts.write_json(marker, self._stamps)
       raise
     marker.unlink(missing_ok=True)
 
@@ -261,9 +265,10 @@ class _Mirror:
           os._exit(errors.CheckpointError.exit_code)
         self._renew()
 
-  def _clear_errors(
+  def clear_errors(
     self, more: str = ''
   ) -> contextlib.AbstractContextManager[None]:
+    """Makes one line of what prevents work in the folder or the bucket."""
     return bucket.clear_errors(
       f'{self._bucket.url}: cannot be used as a workdir', more
     )
@@ -271,7 +276,7 @@ class _Mirror:
 
 def _order(name: str) -> tuple[bool, bool, str]:
   """Rows of metrics before the checkpoints that say they are there."""
-  return ('checkpoints/' in name, name.endswith(bucket.RECORD), name)
+  return ('checkpoints/' in name, name.endswith(layout.RECORD), name)
 
 
 def _is_mirrored(name: str) -> bool:

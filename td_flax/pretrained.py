@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from td_flax import bucket, checkpoint, errors, leaves
+from td_flax import bucket, errors, leaves, saved
 from td_flax.chips import LANES
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer, word_piece
@@ -97,12 +97,7 @@ class Pretrained(abc.ABC):
     ]
     name = 'fingerprint of the tokenizer'
     triples.append((name, self.fingerprint, fingerprint))
-    differences = '; '.join(
-      f'{name}={there!r} there, {here!r} here'
-      for name, there, here in triples
-      if there != here
-    )
-    if differences:
+    if differences := errors.differences(triples):
       raise errors.CheckpointError(
         f'{self.where}: holds another model: {differences}'
       )
@@ -159,7 +154,7 @@ class OfRun(Pretrained):
 
   def __init__(self, workdir: Workdir, where: str, step: str, source: str):
     self.where = where
-    has_steps = workdir.checkpoints.is_dir() and checkpoint.steps(
+    has_steps = workdir.checkpoints.is_dir() and saved.steps(
       workdir.checkpoints
     )
     if not (has_steps and workdir.config_json.exists()):
@@ -171,7 +166,7 @@ class OfRun(Pretrained):
     self.workdir = workdir
     self.config = config
     self.model = config.model
-    self.step = checkpoint.find_step(workdir.checkpoints, step, where)
+    self.step = saved.find_step(workdir.checkpoints, step, where)
     self.checkpoint = workdir.checkpoints / str(self.step)
     self.source = f'{source}/checkpoints/{self.step}'
     self.fingerprint = fingerprints['tokenizer']
@@ -181,7 +176,7 @@ class OfRun(Pretrained):
   @functools.cached_property
   def eval_loss(self) -> float | None:
     """The held-out loss there, None where it was not evaluated."""
-    return checkpoint.eval_loss(self.workdir.checkpoints, self.step)
+    return saved.eval_loss(self.workdir.checkpoints, self.step)
 
   @functools.cached_property
   def tokenizer(self) -> Tokenizer:
@@ -200,9 +195,9 @@ class OfRun(Pretrained):
   def params(self, initial: Any) -> Any:
     """The checkpoint's parameters, verified."""
     abstract = bert.abstract_params(self.model, self.tokenizer.vocab_size)
-    saved = leaves.to_host(checkpoint.load_params(self.checkpoint, abstract))
+    there = leaves.to_host(saved.load_params(self.checkpoint, abstract))
     arrays = leaves.to_host(initial)
-    arrays |= {name: saved[name] for name in saved.keys() & arrays.keys()}
+    arrays |= {name: there[name] for name in there.keys() & arrays.keys()}
     return leaves.fit(
       arrays, jax.eval_shape(lambda: initial), origin=self.checkpoint
     )

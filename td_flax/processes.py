@@ -118,9 +118,9 @@ def _found() -> tuple[str, int, int]:
       None, None, None, None, None, _JOIN_TIMEOUT.value
     )
   except (OSError, RuntimeError, ValueError, KeyError) as error:
-    reason = ' '.join(str(error).split())
     raise errors.UserError(
-      f'--coordinator=auto: jax cannot find the other processes: {reason}'
+      '--coordinator=auto: jax cannot find the other processes: '
+      f'{errors.one_line(error)}'
     ) from error
   if address is None:
     raise errors.ConfigError(
@@ -143,8 +143,7 @@ def _initialize(address: str, count: int, index: int) -> None:
       heartbeat_timeout_seconds=2 * _LOST_TIMEOUT.value,
     )
   except (RuntimeError, ValueError) as error:
-    reason = ' '.join(str(error).split())
     raise errors.UserError(
       f'--coordinator={_COORDINATOR.value}: cannot join the other processes: '
-      f'{reason}'
+      f'{errors.one_line(error)}'
     ) from error

@@ -1,6 +1,5 @@
 """What a finished run leaves: `summary.json`, and the page that it prints."""
 
-import json
 import pathlib
 import shlex
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from td_flax import artifacts, bucket, checkpoint, extras, step
+from td_flax import bucket, extras, leaves, step
 from td_flax.config import Config
 from td_flax.data.dataset import PackedDataset
 from td_flax.data.vocabulary import Tokenizer
@@ -63,7 +62,7 @@ def make(
     ),
     'flops_per_row': row_flops,
     'flops_ratio': row_flops / plain_flops,
-    'params_sha256': checkpoint.params_sha256(state.params),
+    'params_sha256': leaves.sha256(state.params),
     **(speed or {}),
     **extremes(
       packed.tokenizer,
@@ -71,21 +70,6 @@ def make(
       steps.policy.known(state.importance, packed.unigram_counts),
     ),
   }
-
-
-def read(path: pathlib.Path, step: int) -> dict[str, Any] | None:
-  """The summary of an earlier process; None if there is none of this step."""
-  try:
-    content = json.loads(path.read_bytes())
-  except (FileNotFoundError, ValueError):
-    return None  # it is made again
-  return content if content['step'] == step else None
-
-
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes `summary.json`, whole or not at all."""
-  text = json.dumps(content, indent=2) + '\n'
-  artifacts.write_atomically(path, text.encode())
 
 
 def page(

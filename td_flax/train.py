@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from td_flax import (
+  artifacts,
   bucket,
   errors,
   evaluate,
@@ -76,19 +77,20 @@ def train(
   ) as done:
     content = None
     if done.speed is None:  # no step was taken: whoever took them has measured
-      content = summary.read(workdir.summary_json, int(done.state.step))
-    content = content or summary.make(
-      config,
-      pretraining.all_programs,
-      packed,
-      done.state,
-      num_devices=engine.num_devices,
-      resumed_from=done.resumed_from,
-      memory=done.memory,
-      speed=done.speed,
-    )
+      content = workdir.summary()
+    if not content or content['step'] != int(done.state.step):
+      content = summary.make(
+        config,
+        pretraining.all_programs,
+        packed,
+        done.state,
+        num_devices=engine.num_devices,
+        resumed_from=done.resumed_from,
+        memory=done.memory,
+        speed=done.speed,
+      )
     if jax.process_index() == 0:
-      summary.write(workdir.summary_json, content)
+      artifacts.write_json(workdir.summary_json, content)
       place = place or str(path)
       page = summary.page(content, config, place, packed, arguments)
       print(page, flush=True)

@@ -11,14 +11,13 @@ data/              the packed dataset, unless `data.dir` says otherwise
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from td_flax import artifacts, errors, progress
+from td_flax import artifacts, errors, locks
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import Tokenizer
 
@@ -59,29 +58,23 @@ class Workdir:
     """Keeps other processes out; makes the folder where it is missing.
 
     Process 0 holds it around everything that writes here, `check` included:
-    what another process claims after a check is not seen. The kernel lets go
-    of it when the process ends, however it ends, so it is never stale. It
-    needs a POSIX system; a file system without locks costs a warning.
+    what another process claims after a check is not seen. A file system
+    without locks costs a warning.
 
     Raises:
       errors.CheckpointError: another process holds it, or the folder cannot
         be written.
     """
+    busy = errors.CheckpointError(
+      f'{self.path}: another process is using this workdir'
+    )
     with contextlib.ExitStack() as stack:
       with self._clear_errors():
         self.path.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(self._lock.open('ab'))
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        raise errors.CheckpointError(
-          f'{self.path}: another process is using this workdir'
-        ) from error
-      except OSError as error:
-        progress.write_line(
-          f'warning: {self._lock}: cannot be locked ({error.strerror}); start '
-          'no second run in this workdir'
+        lock = locks.exclusive(
+          self._lock, 'start no second run in this workdir', busy
         )
+        stack.enter_context(lock)
       yield
 
   def check(
@@ -103,10 +96,7 @@ class Workdir:
     if is_new:
       self._refuse_foreign()
       return
-    differences = self._differences(
-      config, fingerprints or {}, is_compared=lambda x: not _is_changeable(x)
-    )
-    if differences:
+    if differences := self._differences(config, fingerprints or {}):
       raise errors.CheckpointError(
         f'{self.path}: belongs to another run: {differences}; '
         'use another --workdir'
@@ -135,11 +125,10 @@ class Workdir:
       'config': config_lib.flatten(config),
       'fingerprints': fingerprints,
     }
-    text = json.dumps(content, indent=2) + '\n'
     with self._clear_errors():
       tokenizer.save(self.tokenizer)
       # Last: with it the folder is a workdir.
-      artifacts.write_atomically(self.config_json, text.encode())
+      artifacts.write_json(self.config_json, content)
 
   @contextlib.contextmanager
   def _clear_errors(self) -> Iterator[None]:
@@ -168,27 +157,24 @@ class Workdir:
       )
 
   def _differences(
-    self,
-    config: config_lib.Config,
-    fingerprints: dict[str, str],
-    *,
-    is_compared: Callable[[str], bool],
+    self, config: config_lib.Config, fingerprints: dict[str, str]
   ) -> str:
     """Where the run that made this folder differs; '' where it does not."""
     there = self._read()
     # A key that is younger than the workdir had the effect of its default.
     old = config_lib.flatten(config_lib.Config()) | there['config']
     new = config_lib.flatten(config)
-    keys = sorted(filter(is_compared, old.keys() | new.keys()))
-    triples = [(key, old.get(key), new.get(key)) for key in keys] + [
+    keys = sorted(old.keys() | new.keys())
+    triples = [
+      (key, old.get(key), new.get(key))
+      for key in keys
+      if not _is_changeable(key)
+    ]
+    triples += [
       (f'fingerprint of the {name}', there['fingerprints'].get(name), value)
       for name, value in fingerprints.items()
     ]
-    return '; '.join(
-      f'{name}={before!r} there, {here!r} here'
-      for name, before, here in triples
-      if before != here
-    )
+    return errors.differences(triples)
 
   def read(self) -> tuple[config_lib.Config, dict[str, str]]:
     """The config and the fingerprints of the run that made this folder.
@@ -205,6 +191,21 @@ class Workdir:
         f'{self.config_json}: not a config of this version: {error}'
       ) from error
     return config, there['fingerprints']
+
+  def summary(self) -> dict[str, Any] | None:
+    """The content of `summary.json`; None before a run is finished.
+
+    One that is cut off counts for nothing: the run makes it again.
+
+    Raises:
+      errors.CheckpointError: the folder cannot be looked at.
+    """
+    with (
+      self._clear_errors(),
+      contextlib.suppress(FileNotFoundError, ValueError),
+    ):
+      return json.loads(self.summary_json.read_bytes())
+    return None
 
   def _read(self) -> dict[str, dict[str, Any]]:
     try:

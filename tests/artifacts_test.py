@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -17,6 +18,15 @@ def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='No space left'):
     artifacts.write_atomically(path, b'new')
   assert path.read_bytes() == b'old'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_written_whole(tmp_path):
+  path = tmp_path / 'file.json'
+  artifacts.write_json(path, {'b': [1, None], 'a': 0.5})
+  assert path.read_text() == '{\n "b": [\n  1,\n  null\n ],\n "a": 0.5\n}\n'
+  artifacts.write_json(path, {'b': 1, 'a': 2}, sort_keys=True)
+  assert list(json.loads(path.read_bytes())) == ['a', 'b']
   assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,5 +1,6 @@
 """Workdirs and packed data in a bucket that is a folder."""
 
+import errno
 import json
 import os
 import pathlib
@@ -365,6 +366,38 @@ def test_a_bucket_alone_is_no_place(store, url):
 def test_packed_data_must_be_there(store):
   with pytest.raises(errors.DataError, match=r'data.dir=gs://b/x: holds no'):
     bucket.dataset('gs://b/x')
+
+
+def use_as_workdir(url):
+  with mirror.workdir(url):
+    pass
+
+
+@pytest.mark.parametrize(
+  ('use', 'kind', 'said'),
+  [
+    (bucket.dataset, errors.DataError, 'data.dir=gs://b/x: cannot be copied'),
+    (bucket.model, errors.CheckpointError, 'gs://b/x: cannot be read'),
+    (use_as_workdir, errors.CheckpointError, 'gs://b/x: cannot be used as a'),
+  ],
+)
+def test_a_cache_that_cannot_be_written_is_one_line(store, use, kind, said):
+  (store.parent / 'cache').write_text('in the way')
+  with pytest.raises(kind, match=f'{said}.*: NotADirectoryError: '):
+    use('gs://b/x')
+
+
+@pytest.mark.parametrize('use', [bucket.dataset, bucket.model, use_as_workdir])
+def test_a_cache_without_locks_costs_a_warning(store, monkeypatch, capsys, use):
+  def flock(file, operation):
+    raise OSError(errno.ENOTSUP, 'Operation not supported')
+
+  monkeypatch.setattr('fcntl.flock', flock)
+  for name in ('manifest.json', 'train-0.npy'):
+    put(store / 'b/x' / name)
+  use('gs://b/x')
+  said = capsys.readouterr().err
+  assert '.lock: cannot be locked (Operation not supported); start' in said
 
 
 def command(module, *arguments):

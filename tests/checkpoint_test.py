@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from td_flax import checkpoint, errors
+from td_flax import checkpoint, errors, saved
 
 
 @jax.tree_util.register_dataclass
@@ -113,11 +113,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path, opened):
     state = {'x': np.full(10, step)}
     checkpoints.save(step, state, {}, eval_loss=loss, wait=True)
   assert checkpoints.steps() == [10, 40, 50]
-  assert checkpoint.find_step(tmp_path, 'best', 'x') == 10
+  assert saved.find_step(tmp_path, 'best', 'x') == 10
   fresh = opened(tmp_path, keep=2)
   fresh.save(60, state, {}, eval_loss=1.0, wait=True)
   assert fresh.steps() == [50, 60]
-  assert checkpoint.find_step(tmp_path, 'best', 'x') == 60
+  assert saved.find_step(tmp_path, 'best', 'x') == 60
 
 
 def test_the_best_may_go_where_only_the_newest_are_kept(tmp_path, opened):
@@ -125,7 +125,7 @@ def test_the_best_may_go_where_only_the_newest_are_kept(tmp_path, opened):
   for step, loss in ((1, 1.0), (2, 2.0)):
     checkpoints.save(step, {'x': np.zeros(3)}, {}, eval_loss=loss, wait=True)
   assert checkpoints.steps() == [2]
-  assert checkpoint.find_step(tmp_path, 'best', 'x') == 2
+  assert saved.find_step(tmp_path, 'best', 'x') == 2
 
 
 def test_never_evaluated_means_no_best(tmp_path, opened):
@@ -135,7 +135,7 @@ def test_never_evaluated_means_no_best(tmp_path, opened):
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
   with pytest.raises(errors.ConfigError, match="has no step 'best'"):
-    checkpoint.find_step(tmp_path, 'best', 'x')
+    saved.find_step(tmp_path, 'best', 'x')
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_another_state_is_refused_not_cast(tmp_path, opened, change, said):
 def test_parameters_of_another_run(tmp_path, opened, state):
   checkpoints = opened(tmp_path / 'run' / 'checkpoints')
   for step in (8, 9, 10):
-    saved = dataclasses.replace(
+    shifted = dataclasses.replace(
       state, params=jax.tree.map(lambda x, s=step: x + s, state.params)
     )
     loss = None if step == 10 else abs(9 - step)
-    checkpoints.save(step, saved, {}, eval_loss=loss, wait=True)
+    checkpoints.save(step, shifted, {}, eval_loss=loss, wait=True)
   abstract = jax.eval_shape(lambda: state.params)
   shutil.copytree(tmp_path / 'run/checkpoints/9', tmp_path / 'base')
-  other = checkpoint.load_params(tmp_path / 'base', abstract)
+  other = saved.load_params(tmp_path / 'base', abstract)
   assert_same(other, jax.tree.map(lambda x: x + 9, state.params))
 
 
@@ -185,7 +185,7 @@ def test_parameters_of_another_size_are_refused(tmp_path, opened, state):
   opened(tmp_path / 'checkpoints').save(8, state, {}, eval_loss=None, wait=True)
   abstract = jax.eval_shape(lambda: make_state(width=64).params)
   with pytest.raises(errors.CheckpointError) as error:
-    checkpoint.load_params(tmp_path / 'checkpoints' / '8', abstract)
+    saved.load_params(tmp_path / 'checkpoints' / '8', abstract)
   where = tmp_path / 'checkpoints' / '8'
   assert str(error.value) == (
     f'{where}: params/layers/0/bias is float32[32] there, float32[64] here'
@@ -197,43 +197,15 @@ def test_a_step_is_found_by_word_or_number(tmp_path, opened, state):
   for step, loss in ((8, 2.0), (9, 1.0), (10, None)):
     checkpoints.save(step, state, {}, eval_loss=loss, wait=True)
   found = [
-    checkpoint.find_step(tmp_path, word, 'x')
-    for word in ('latest', 'best', '8')
+    saved.find_step(tmp_path, word, 'x') for word in ('latest', 'best', '8')
   ]
   assert found == [10, 9, 8]
   with pytest.raises(errors.ConfigError) as error:
-    checkpoint.find_step(tmp_path, '7', "--checkpoint='run'")
+    saved.find_step(tmp_path, '7', "--checkpoint='run'")
   assert str(error.value) == (
     "--checkpoint='run': has no step '7'; choose latest, best (if evaluated) "
     'or one of 8, 9, 10'
   )
-
-
-def test_the_digest_of_parameters_sees_everything():
-  params = make_state().params
-  digest = checkpoint.params_sha256(params)
-  host = jax.tree.map(np.asarray, params)
-  assert checkpoint.params_sha256(host) == digest
-  assert checkpoint.params_sha256(make_state(seed=1).params) != digest
-  assert (
-    checkpoint.params_sha256(make_state(dtype=jnp.bfloat16).params) != digest
-  )
-  one = {'a': np.arange(6)}
-  others = [
-    {'b': np.arange(6)},
-    {'a': np.arange(6).reshape(2, 3)},
-    {'a': np.arange(6).astype(np.uint64)},
-    {'a': np.arange(6)[::-1]},
-  ]
-  seen = {checkpoint.params_sha256(tree) for tree in (one, *others)}
-  assert len(seen) == 5
-
-
-def test_the_digest_of_parameters_does_not_depend_on_the_container():
-  flat = {'layers': {'0': np.ones(2), '1': np.zeros(3)}}
-  listed = {'layers': [np.ones(2), np.zeros(3)]}
-  digests = map(checkpoint.params_sha256, (flat, listed))
-  assert len(set(digests)) == 1
 
 
 def test_the_record_is_json_for_others(tmp_path, opened):

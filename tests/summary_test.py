@@ -1,4 +1,3 @@
-import json
 import types
 
 import numpy as np
@@ -136,22 +135,6 @@ def test_extremes_come_from_known_ids_that_are_no_specials(page, special):
   assert [row[2] for row in rows] == [f'<{i}>' for i in range(5, 15)]
   assert summary.extremes(tokenizer, table, None) == {}
   assert summary.extremes(tokenizer, table, np.zeros(40, bool)) == {}
-
-
-def test_the_json_is_written_whole(tmp_path):
-  summary.write(tmp_path / 'summary.json', CONTENT)
-  assert json.loads((tmp_path / 'summary.json').read_text()) == CONTENT
-  assert [path.name for path in tmp_path.iterdir()] == ['summary.json']
-
-
-def test_only_a_summary_of_this_step_is_read(tmp_path):
-  path = tmp_path / 'summary.json'
-  assert summary.read(path, 1200) is None
-  summary.write(path, CONTENT)
-  assert summary.read(path, 1200) == CONTENT
-  assert summary.read(path, 1100) is None
-  path.write_text('{"step": 12')
-  assert summary.read(path, 1200) is None
 
 
 def test_a_run_in_stages_is_compared_to_one_without(page):

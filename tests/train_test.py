@@ -14,6 +14,7 @@ import pytest
 import small_run
 from flax import nnx
 
+from td_flax import saved
 from td_flax.model import bert
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -326,12 +327,10 @@ def test_a_run_of_non_finite_losses_stops_with_finite_checkpoints(
   assert code == 3
   assert 'updates in a row had a non-finite loss' in err.splitlines()[-1]
   assert 'Traceback' not in err
-  from td_flax import checkpoint
-
   newest = max(
     (workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name)
   )
-  arrays, _ = checkpoint._read(newest)
+  arrays, _ = saved.read(newest)
   for name, array in arrays.items():
     assert np.isfinite(np.asarray(array, np.float64)).all(), name
 

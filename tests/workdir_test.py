@@ -6,7 +6,7 @@ import pydoc_data.topics
 import pytest
 
 from td_flax import config as config_lib
-from td_flax import errors, workdir
+from td_flax import errors, locks, workdir
 from td_flax.data import sentence_piece
 
 PRINTS = {'tokenizer': 'aa', 'dataset': 'bb'}
@@ -211,7 +211,7 @@ def test_a_file_system_without_locks_costs_a_warning(run, monkeypatch, capsys):
   def flock(file, operation):
     raise OSError(errno.ENOTSUP, 'Operation not supported')
 
-  monkeypatch.setattr(workdir.fcntl, 'flock', flock)
+  monkeypatch.setattr(locks.fcntl, 'flock', flock)
   with run.lock():
     pass
   (line,) = capsys.readouterr().err.splitlines()
@@ -219,6 +219,16 @@ def test_a_file_system_without_locks_costs_a_warning(run, monkeypatch, capsys):
     f'warning: {run.path / ".lock"}: cannot be locked (Operation not '
     'supported); start no second run in this workdir'
   )
+
+
+def test_only_a_whole_summary_is_that_of_a_finished_run(run):
+  assert run.summary() is None
+  run.path.mkdir(parents=True)
+  assert run.summary() is None
+  run.summary_json.write_text('{"step": 12')
+  assert run.summary() is None
+  run.summary_json.write_text('{"step": 12}')
+  assert run.summary() == {'step': 12}
 
 
 def test_a_workdir_that_cannot_be_looked_at_is_one_line(tmp_path):

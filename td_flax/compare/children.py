@@ -245,6 +245,6 @@ def _main(
     sys.exit(error.exit_code)
   except Exception as error:  # a bug: the traceback is in the log
     traceback.print_exc()
-    reason = ' '.join(str(error).split())
-    answer.send((None, f'{type(error).__name__}: {reason}'))
+    reason = f'{type(error).__name__}: {errors.one_line(error)}'
+    answer.send((None, reason))
     sys.exit(1)

@@ -1,6 +1,5 @@
 """What the finished runs say: report.json, report.md and plots."""
 
-import json
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -40,8 +39,9 @@ def write(
     found: of `figures.content`.
     about: what else the JSON tells: command, versions, machine.
   """
-  text = json.dumps({**about, **found}, indent=1, allow_nan=False) + '\n'
-  artifacts.write_atomically(folder / 'report.json', text.encode())
+  artifacts.write_json(
+    folder / 'report.json', {**about, **found}, allow_nan=False
+  )
   drawn = plots.draw(folder, found)
   page = markdown(found)
   if drawn:

@@ -1,6 +1,5 @@
 """The runs of a comparison: what is left of them, and doing it."""
 
-import contextlib
 import json
 import math
 import pathlib
@@ -30,7 +29,8 @@ def finished(path: pathlib.Path, configs: dict[Run, Config]) -> list[Run]:
     workdir = Workdir(path / FOLDER / run.folder)
     if workdir.config_json.exists():
       workdir.check(config)
-      if _steps(workdir) == run.steps:
+      summary = workdir.summary()
+      if summary and summary['step'] == run.steps:
         done.append(run)
   return done
 
@@ -49,13 +49,6 @@ def unscored(
   return {run: names for run, names in lacking.items() if names}
 
 
-def _steps(workdir: Workdir) -> int | None:
-  """Steps of a run that has ended, None of one that has not."""
-  with contextlib.suppress(FileNotFoundError):
-    return json.loads(workdir.summary_json.read_bytes())['step']
-  return None
-
-
 def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
   """What a finished run has measured.
 
@@ -71,7 +64,7 @@ def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
     and `scores`, those that are there.
   """
   workdir = Workdir(path / FOLDER / run.folder)
-  loss = json.loads(workdir.summary_json.read_bytes())['last_eval_loss']
+  loss = workdir.summary()['last_eval_loss']
   lines = workdir.metrics_jsonl.read_text().splitlines()
   rows = [x for x in map(json.loads, lines) if x.get('eval/loss') is not None]
   return {

@@ -87,10 +87,8 @@ def _read(workdir: pathlib.Path, wanted: Scores) -> dict[str, Any]:
     for name in there.keys() & set(wanted.names):
       made, ours = there[name]['made_with'], made_with(name, wanted)
       if made != ours:
-        differences = ', '.join(
-          f'{key}={made.get(key)!r} there, {x!r} here'
-          for key, x in ours.items()
-          if x != made.get(key)
+        differences = errors.differences(
+          (key, made.get(key), x) for key, x in ours.items()
         )
         raise errors.CheckpointError(
           f'{file}: {name} was made in another way: {differences}; use another '
@@ -157,8 +155,7 @@ def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:
     else:
       found = _glue(model, engine, folder, name, wanted)
     there[name] = {'made_with': made_with(name, wanted), **found}
-    text = json.dumps(there, indent=1) + '\n'
-    artifacts.write_atomically(folder / FILE, text.encode())
+    artifacts.write_json(folder / FILE, there)
 
 
 def _blimp(model: Any, engine: Any, wanted: Scores) -> dict[str, Any]:

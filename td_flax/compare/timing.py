@@ -286,6 +286,5 @@ def add(
     pace = arms[PLAIN]['seconds_per_step']
     arms[name]['seconds_per_step'] = arms[name]['ratio'] * pace
   content = {**found, **there, 'arms': arms}
-  text = json.dumps(content, indent=2) + '\n'
-  artifacts.write_atomically(file, text.encode())
+  artifacts.write_json(file, content)
   return content

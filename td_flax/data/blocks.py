@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, errors
+from td_flax import artifacts, errors, layout
 from td_flax.data import corpora, dataset, packing
 from td_flax.data.vocabulary import Tokenizer
-
-RECORDS = 'blocks'
 
 # A longer document is worth a warning: it is rarely meant.
 _LONG_BYTES = 10**7
@@ -153,7 +151,7 @@ def pack_block(
     counts = _count(rows, vocabulary.vocab_size)
     if split == 'train' and len(rows):
       record['counts'] = _write(
-        job, f'{RECORDS}/{number:05d}.counts.npy', counts
+        job, f'{layout.BLOCKS}/{number:05d}.counts.npy', counts
       )
     record['splits'][split] = {
       'shard': shard,
@@ -164,9 +162,8 @@ def pack_block(
         for total in ('documents', 'empty_documents', 'text_bytes')
       },
     }
-  artifacts.write_atomically(
-    job.directory / _record_file(number),
-    json.dumps(record, sort_keys=True).encode(),
+  artifacts.write_json(
+    job.directory / _record_file(number), record, sort_keys=True
   )
   return record
 
@@ -211,7 +208,7 @@ def _write(job: Job, file: str, array: np.ndarray) -> dict[str, Any]:
 
 
 def _record_file(number: int) -> str:
-  return f'{RECORDS}/{number:05d}.json'
+  return f'{layout.BLOCKS}/{number:05d}.json'
 
 
 @functools.cache

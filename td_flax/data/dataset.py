@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, config, errors
+from td_flax import artifacts, config, errors, layout
 from td_flax.data import corpora, sentence_piece, tokenizer, vocabulary
 
 FORMAT_VERSION = 1
-MANIFEST = 'manifest.json'
 COUNTS = 'unigram_counts.npy'
 TOKENIZER = 'tokenizer'
 SPLITS = ('train', 'eval')
@@ -162,11 +161,8 @@ def request(data: config.DataConfig) -> dict[str, Any]:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
   """Names the keys that differ, with both values; '' where none does."""
-  return '; '.join(
-    f'{key} is {old.get(key)!r} there and {new.get(key)!r} here'
-    for key in sorted(old.keys() | new.keys())
-    if old.get(key) != new.get(key)
-  )
+  keys = sorted(old.keys() | new.keys())
+  return errors.differences((key, old.get(key), new.get(key)) for key in keys)
 
 
 def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
@@ -175,14 +171,14 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   Raises:
     errors.DataError: there is none, or not one of this format.
   """
-  path = directory / MANIFEST
+  path = directory / layout.MANIFEST
   try:
     manifest = json.loads(path.read_bytes())
     version = manifest['format_version']
   except FileNotFoundError:
     raise errors.DataError(
-      f'{directory}: holds no packed dataset ({MANIFEST} is missing); make it '
-      'with td_flax.tools.prepare'
+      f'{directory}: holds no packed dataset ({layout.MANIFEST} is missing); '
+      'make it with td_flax.tools.prepare'
     ) from None
   except (ValueError, TypeError, KeyError):
     raise errors.DataError(

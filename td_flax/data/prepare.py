@@ -7,18 +7,15 @@ is, and the same call continues from there. The result depends on the text and
 the config alone, not on the number of workers or on interruptions.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from td_flax import artifacts, config, errors, progress
+from td_flax import artifacts, config, errors, layout, locks, progress
 from td_flax.data import (
   blocks,
   corpora,
@@ -60,8 +57,12 @@ def prepare(
       return dataset.load(directory)
     corpus = _find(data)  # before anything is written
     directory.mkdir(parents=True, exist_ok=True)
+    busy = errors.DataError(
+      f'{directory}: another process is preparing this dataset; wait for it'
+    )
+    advice = 'start no second command that prepares it'
     with (
-      _locked(directory),
+      locks.exclusive(directory, advice, busy),
       workers.pool(num_workers or workers.usable_cores()) as run,
     ):
       _build(data, corpus, directory, run)
@@ -80,30 +81,10 @@ def is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
     errors.ConfigError: `data.tokenizer` is no file.
     errors.DataError: it holds another dataset.
   """
-  if not (directory / dataset.MANIFEST).exists():
+  if not (directory / layout.MANIFEST).exists():
     return False
   dataset.check(directory, data)
   return not dataset.missing_files(directory)
-
-
-@contextlib.contextmanager
-def _locked(directory: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process from building in the same place."""
-  with contextlib.ExitStack() as stack:
-    descriptor = os.open(directory, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.DataError(
-        f'{directory}: another process is preparing this dataset; wait for it'
-      ) from None
-    except OSError as error:  # NFS locks no directory
-      progress.write_line(
-        f'warning: {directory}: cannot be locked ({error.strerror}); start no '
-        'second command that prepares it'
-      )
-    yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +133,7 @@ def _build(
         'special': vars(vocabulary.special),
       }
     }
-    artifacts.write_atomically(path, _json(build))
+    artifacts.write_json(path, build, sort_keys=True)
   job = blocks.Job(
     directory=directory,
     build=artifacts.fingerprint(build),
@@ -212,7 +193,7 @@ def _resume(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
       f'{path}: damaged; delete {path.parent} and run the same command again'
     ) from None
   different = dataset.differences(build['request'], wanted['request'])
-  wanted = json.loads(_json(wanted))  # as it would have been read
+  wanted = json.loads(json.dumps(wanted))  # as it would have been read
   if not different and any(build[key] != wanted[key] for key in wanted):
     different = 'the files named by data.files or data.eval_files have changed'
   if different:
@@ -287,7 +268,7 @@ def _pack(
   bar: progress.Progress,
 ) -> list[dict[str, Any]]:
   """The records of all blocks in order; packs those that have none."""
-  (job.directory / blocks.RECORDS).mkdir(exist_ok=True)
+  (job.directory / layout.BLOCKS).mkdir(exist_ok=True)
   records: dict[int, dict[str, Any]] = {}
 
   def tasks() -> Iterator[tuple[tuple[int, int], tuple]]:
@@ -352,13 +333,13 @@ def _finish(
     'splits': splits,
     'unigram_counts': {'file': dataset.COUNTS} | written,
   }
-  path = directory / dataset.MANIFEST
+  path = directory / layout.MANIFEST
   if path.exists() and dataset.read_manifest(directory) != manifest:
     raise errors.DataError(
       f'{directory}: what was made again differs from what was lost: the text '
       'has changed; set data.dir to another directory, or delete this one'
     )
-  artifacts.write_atomically(path, _json(manifest))
+  artifacts.write_json(path, manifest, sort_keys=True)
 
 
 def _summed(records: list[dict[str, Any]], split: str) -> dict[str, Any]:
@@ -403,7 +384,3 @@ def _require(
     f'data.eval_fraction={data.eval_fraction}: holds out {held_out} document; '
     f'{mend} it or set data.eval_files{delete}'
   )
-
-
-def _json(content: dict[str, Any]) -> bytes:
-  return json.dumps(content, indent=1, sort_keys=True).encode() + b'\n'

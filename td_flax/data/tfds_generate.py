@@ -99,17 +99,14 @@ def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:
     download_manager.NonMatchingChecksumError,
   ) as error:
     raise errors.DataError(
-      f'tfds:{label}: cannot be downloaded or written: {_one_line(error)}; '
-      'run the same command again to continue with what is there'
+      f'tfds:{label}: cannot be downloaded or written: '
+      f'{errors.one_line(error)}; run the same command again to continue with '
+      'what is there'
     ) from error
   except (AssertionError, ValueError, RuntimeError) as error:
     # TFDS's ways to say: unknown version, or files to be fetched by hand.
-    raise errors.DataError(f'tfds:{label}: {_one_line(error)}') from error
+    raise errors.DataError(f'tfds:{label}: {errors.one_line(error)}') from error
   return pathlib.Path(builder.data_path)
-
-
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
 
 
 def _check_config(name: tfds_source.Name, valid: Collection[str]) -> None:
@@ -184,7 +181,8 @@ def convert(folder: pathlib.Path) -> None:
     fresh.rename(folder)
   except (OSError, RuntimeError) as error:  # array_record raises the latter
     raise errors.DataError(
-      f'{folder}: cannot be converted, and is as it was: {_one_line(error)}'
+      f'{folder}: cannot be converted, and is as it was: '
+      f'{errors.one_line(error)}'
     ) from error
   finally:
     shutil.rmtree(fresh, ignore_errors=True)  # gone already where all went well

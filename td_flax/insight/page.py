@@ -3,7 +3,6 @@
 import base64
 import html
 import itertools
-import json
 import pathlib
 from typing import Any
 
@@ -91,8 +90,7 @@ def write(folder: pathlib.Path, content: dict[str, Any], samples: str) -> None:
     f'<title>Tokens of {html.escape(content["workdir"])}</title>'
     f'<style>{_STYLE}</style><body>{"".join(body)}</body></html>\n'
   )
-  text = json.dumps(content, indent=1) + '\n'
-  artifacts.write_atomically(folder / 'report.json', text.encode())
+  artifacts.write_json(folder / 'report.json', content)
   artifacts.write_atomically(folder / 'index.html', page.encode())
 
 

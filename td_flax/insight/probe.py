@@ -16,7 +16,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Bool, Float, Int
 
-from td_flax import checkpoint, errors
+from td_flax import errors, saved
 from td_flax.config import Config
 from td_flax.insight import kept as kept_lib
 from td_flax.insight.words import Words
@@ -97,7 +97,7 @@ def content(
   probed = choose(words)
 
   def next_step(run: OfRun, config: Config) -> tuple[Steps, TrainState]:
-    importance = checkpoint.load_importance(run.checkpoint)
+    importance = saved.load_importance(run.checkpoint)
     return kept_lib.next_step(run, config, importance)
 
   def states(

@@ -10,7 +10,7 @@ import html
 
 import numpy as np
 
-from td_flax import checkpoint, errors
+from td_flax import errors, saved
 from td_flax.insight import kept as kept_lib
 
 _STYLE = 'color:#000;padding:0 0.2em;border-radius:3px;background:'
@@ -51,7 +51,7 @@ def coloured(workdir: str, text: str, step: str = 'latest') -> str:
     data=dataclasses.replace(config.data, sequence_length=len(row)),
     drop=dataclasses.replace(config.drop, keep=share),
   )
-  importance = checkpoint.load_importance(found.checkpoint)
+  importance = saved.load_importance(found.checkpoint)
   kept = kept_lib.of_rows(found, config, importance, row[None], masked=False)
   pieces = [
     f'<span style="{_KEPT if x >= 0.5 else _DROPPED}" title="{x:.0%}">'

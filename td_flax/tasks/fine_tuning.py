@@ -3,7 +3,6 @@
 The loop, the engines, checkpoints and metrics are those of pretraining.
 """
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from td_flax import artifacts, checkpoint, loop, parallel, pretrained
+from td_flax import artifacts, leaves, loop, parallel, pretrained
 from td_flax import config as config_lib
 from td_flax.config import Config
 from td_flax.learner import TrainState
@@ -89,8 +88,8 @@ def run(
     'task': task.fingerprint(),
   }
   workdir.check(config, fingerprints)
-  if workdir.summary_json.exists():
-    return json.loads(workdir.summary_json.read_bytes())
+  if finished := workdir.summary():
+    return finished
   plan = task_model.plan(config.model, task.output)
   for length in lengths.choices(config):
     loop.report_attention(_as_long(config, length), engine, [plan])
@@ -111,7 +110,7 @@ def run(
       'figures': tuning.figures(outputs),
       'num_examples': len(task.train.ids),
       'skipped_updates': int(done.state.skipped),
-      'params_sha256': checkpoint.params_sha256(done.state.params),
+      'params_sha256': leaves.sha256(done.state.params),
       **(done.speed or {}),
     }
     files: dict[str, str] = {}
@@ -123,8 +122,7 @@ def run(
       for name, text in files.items():
         artifacts.write_atomically(folder / name, text.encode())
       # Last: with it the run is finished.
-      text = json.dumps(content, indent=2) + '\n'
-      artifacts.write_atomically(workdir.summary_json, text.encode())
+      artifacts.write_json(workdir.summary_json, content)
   return content
 
 

@@ -1,6 +1,5 @@
 """Figures of several models side by side: JSON, Markdown and a plot."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -20,8 +19,7 @@ def write(folder: pathlib.Path, results: Results, about: dict[str, Any]) -> str:
   Returns:
     The Markdown.
   """
-  content = json.dumps({**about, 'models': results}, indent=1) + '\n'
-  artifacts.write_atomically(folder / 'report.json', content.encode())
+  artifacts.write_json(folder / 'report.json', {**about, 'models': results})
   text = _markdown(results)
   artifacts.write_atomically(folder / 'report.md', text.encode())
   return text

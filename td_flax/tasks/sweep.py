@@ -1,7 +1,6 @@
 """Several seeds at every point of a small grid, and what they say together."""
 
 import itertools
-import json
 import pathlib
 import shutil
 import statistics
@@ -136,8 +135,7 @@ def run(
     shutil.copytree(
       best / 'predictions', path / 'predictions', dirs_exist_ok=True
     )
-    text = json.dumps(content, indent=2) + '\n'
-    artifacts.write_atomically(path / 'results.json', text.encode())
+    artifacts.write_json(path / 'results.json', content)
     artifacts.write_atomically(path / 'results.md', markdown(content).encode())
   return content
 

@@ -128,9 +128,7 @@ def _all(file: pathlib.Path | None) -> None:
         ).result()
         kept[key] |= _circumstances()
         if file:
-          artifacts.write_atomically(
-            file, json.dumps(kept, indent=2).encode() + b'\n'
-          )
+          artifacts.write_json(file, kept)
       print(report.markdown(kept[key]), flush=True)
 
 

@@ -10,7 +10,6 @@ both. A fine-tuned model (one run of it, such as runs/sst2/runs/seed0) becomes
 one for sequence or token classification or for question answering.
 """
 
-import json
 import pathlib
 
 from absl import flags as absl_flags
@@ -38,7 +37,7 @@ def main() -> None:
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
   bucket.require_local('--output', values.output)
-  from td_flax import checkpoint, pretrained
+  from td_flax import pretrained, saved
   from td_flax.hub import architecture, card, export
   from td_flax.model import bert, task_model
 
@@ -52,7 +51,7 @@ def main() -> None:
       f'{found.where}: is a folder of Hugging Face already'
     )
   tokenizer = found.tokenizer
-  summary = _summary(found.workdir.summary_json)
+  summary = found.workdir.summary()
   if found.config.task.name:
     if not (summary and 'output' in summary):
       raise errors.CheckpointError(
@@ -73,7 +72,7 @@ def main() -> None:
     eval_loss=found.eval_loss,
     summary=summary,
   )
-  params = checkpoint.load_params(found.checkpoint, abstract)
+  params = saved.load_params(found.checkpoint, abstract)
   done = export.export(output, found.model, params, tokenizer, run, head)
   print(f'{values.output}: step {found.step:,}, {done.num_params:,} parameters')
   print(
@@ -82,13 +81,6 @@ def main() -> None:
   )
   for line, ours, theirs in done.differing:
     print(f'    {line!r}: {ours} here, {theirs} there')
-
-
-def _summary(path: pathlib.Path) -> dict | None:
-  try:
-    return json.loads(path.read_bytes())
-  except (OSError, ValueError):
-    return None  # the run is not finished
 
 
 if __name__ == '__main__':

@@ -61,7 +61,7 @@ def main() -> None:
     raise errors.ConfigError('--against: needs --conllu')
   import numpy as np
 
-  from td_flax import checkpoint
+  from td_flax import saved
   from td_flax.data import dataset
   from td_flax.dropping import policies
   from td_flax.insight import kept as kept_lib
@@ -91,7 +91,7 @@ def main() -> None:
   else:
     rows = packed.eval[np.arange(min(values.num_rows, len(packed.eval)))]
   rows = rows[: values.num_rows]
-  importance = checkpoint.load_importance(found.checkpoint)
+  importance = saved.load_importance(found.checkpoint)
   kept = kept_lib.of_rows(found, config, importance, rows)
   content: dict[str, Any] = {
     'workdir': values.workdir,

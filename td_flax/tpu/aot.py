@@ -116,7 +116,7 @@ def topology(name: str) -> Topology:
       platform='tpu', topology_name=full, **megacore
     )
   except jax.errors.JaxRuntimeError as error:
-    reason = ' '.join(str(error).split()).removeprefix('INVALID_ARGUMENT: ')
+    reason = errors.one_line(error).removeprefix('INVALID_ARGUMENT: ')
     raise errors.ConfigError(f'--topology={name}: {reason}') from error
   devices = tuple(found.devices)
   chip = chips.chip_of(devices[0].device_kind)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from td_flax import errors
+from td_flax import errors, layout
 from td_flax.data import blocks, sentence_piece
 
 TEXTS = sorted(pydoc_data.topics.topics.values())[:12]
@@ -38,7 +38,7 @@ def vocabulary():
 @pytest.fixture
 def job(vocabulary, tmp_path):
   vocabulary.save(tmp_path / 'tokenizer')
-  (tmp_path / blocks.RECORDS).mkdir()
+  (tmp_path / layout.BLOCKS).mkdir()
   return blocks.Job(tmp_path, 'build', vocabulary.fingerprint, 32, seed=0)
 
 

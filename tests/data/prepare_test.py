@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from td_flax import artifacts, config, errors
+from td_flax import artifacts, config, errors, locks
 from td_flax.data import blocks, prepare, sentence_piece, vocabulary
 
 SPECIAL = vocabulary.SpecialIds()
@@ -208,8 +208,8 @@ def test_another_config_is_refused_with_both_values(data, copy):
   with pytest.raises(errors.DataError) as caught:
     prepare.prepare(other, copy)
   message = str(caught.value)
-  assert 'data.sequence_length is 32 there and 64 here' in message
-  assert 'data.lowercase is True there and False here' in message
+  assert 'data.sequence_length=32 there, 64 here' in message
+  assert 'data.lowercase=True there, False here' in message
   assert '\n' not in message
 
 
@@ -217,7 +217,7 @@ def test_an_unfinished_build_of_another_config_is_refused(data, copy):
   (copy / 'manifest.json').unlink()
   before = contents(copy)
   other = dataclasses.replace(data, seed=8)
-  with pytest.raises(errors.DataError, match=r'data\.seed is 7 there and 8'):
+  with pytest.raises(errors.DataError, match=r'data\.seed=7 there, 8'):
     prepare.prepare(other, copy)
   assert contents(copy) == before
 
@@ -294,7 +294,7 @@ def test_a_given_tokenizer_counts_by_its_content(
     documents(9), kind='bpe', vocab_size=310, lowercase=True
   )
   pathlib.Path(moved).write_bytes(another.model)
-  with pytest.raises(errors.DataError, match=r"data\.tokenizer is 'sha256:"):
+  with pytest.raises(errors.DataError, match=r"data\.tokenizer='sha256:"):
     prepare.prepare(given, made.directory)
 
 
@@ -427,19 +427,10 @@ def test_a_directory_of_other_things_is_refused(data, corpus):
 
 def test_two_builds_in_one_place_exclude_each_other(data, tmp_path):
   with (
-    prepare._locked(tmp_path),
+    locks.exclusive(tmp_path, ''),
     pytest.raises(errors.DataError, match='another process is preparing'),
   ):
     prepare.prepare(data, tmp_path, num_workers=1)
-
-
-def test_what_fails_while_building_is_not_taken_for_another_process(tmp_path):
-  # What fork says where there are too many processes is a BlockingIOError too.
-  with (
-    pytest.raises(BlockingIOError, match='unavailable'),
-    prepare._locked(tmp_path),
-  ):
-    raise BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')
 
 
 def test_a_file_system_without_locks_costs_a_warning(
@@ -448,7 +439,7 @@ def test_a_file_system_without_locks_costs_a_warning(
   def refuse(descriptor, operation):  # as NFS does for a directory
     raise OSError(errno.EBADF, 'Bad file descriptor')
 
-  monkeypatch.setattr(prepare.fcntl, 'flock', refuse)
+  monkeypatch.setattr(locks.fcntl, 'flock', refuse)
   prepare.prepare(data, tmp_path / 'dataset', num_workers=1)
   assert (
     f'warning: {tmp_path}/dataset: cannot be locked (Bad file descriptor); '

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from td_flax import checkpoint, errors
+from td_flax import checkpoint, errors, saved
 
 
 def state_of(step):
@@ -241,7 +241,7 @@ def test_an_interrupted_first_save_is_no_checkpoint(tmp_path, opened):
 def test_damaged_parameters_are_not_started_from(run):
   flip_in_arrays(run / '30')
   with pytest.raises(errors.CheckpointError, match=str(run / '30')):
-    checkpoint.load_params(run / '30', state_of(0)['params'])
+    saved.load_params(run / '30', state_of(0)['params'])
   assert (run / '30').is_dir()  # of another run: left alone
 
 
@@ -284,7 +284,7 @@ def test_a_step_that_exists_is_not_overwritten(run, opened, capfd):
   checkpoints = opened(run)
   checkpoints.save(20, state_of(99), {}, eval_loss=None)
   assert 'checkpoint 20 was not saved' in capfd.readouterr().err
-  params = checkpoint.load_params(run / '20', state_of(0)['params'])
+  params = saved.load_params(run / '20', state_of(0)['params'])
   np.testing.assert_array_equal(params['w'], state_of(20)['params']['w'])
 
 

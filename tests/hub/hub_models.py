@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from td_flax import masking, workdir
+from td_flax import checkpoint, masking, workdir
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
 
@@ -61,8 +61,6 @@ def rows_of(tokenizer, texts, length):
 
 def make_run(path, config, tokenizer):
   """A workdir with two checkpoints, the first the better one; its model."""
-  from td_flax import checkpoint  # not at the top: see tests/conftest.py
-
   run = workdir.Workdir(path)
   prints = {'tokenizer': tokenizer.fingerprint, 'dataset': 'x'}
   run.claim(config, prints, tokenizer)

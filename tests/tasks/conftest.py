@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import masking
+from td_flax import masking, pretrained
 from td_flax.data import sentence_piece
 from td_flax.dropping import plan as plans
 from td_flax.model import bert
@@ -24,8 +24,6 @@ def tokenizer():
 @pytest.fixture
 def run(tmp_path, make_config, save_run, tokenizer):
   """A run with a checkpoint: `path`, `found`, and its model's `logits`."""
-  from td_flax import pretrained  # not at the top: see tests/conftest.py
-
   config = make_config()
   model = dataclasses.replace(
     config.model, hidden_dim=32, num_heads=4, max_positions=40

@@ -4,7 +4,7 @@ import pydoc_data.topics
 import numpy as np
 import pytest
 
-from td_flax import errors, parallel
+from td_flax import errors, parallel, pretrained, train
 from td_flax.config import ParallelConfig
 from td_flax.tasks import heldout
 
@@ -45,8 +45,6 @@ def test_the_loss_is_the_same_on_any_devices(run, text):
 def test_the_loss_is_that_of_pretraining_on_the_same_text(
   tmp_path, make_config, text
 ):
-  from td_flax import pretrained, train  # not at the top: see tests/conftest.py
-
   (tmp_path / 'train.txt').write_text('\n\n'.join(TEXTS[1:]))
 
   config = make_config(

@@ -1,0 +1,10 @@
+"""Names on disk that what reads and writes them shares with its mirrors.
+
+Imports nothing: `bucket` is imported where nothing heavy may be.
+"""
+
+MANIFEST = 'manifest.json'  # of a packed dataset: makes it complete
+BLOCKS = 'blocks'  # of one: what only `prepare` needs
+RECORD = 'record/record.json'  # of a checkpoint: makes it complete
+DELETING = '.deleting'  # in the name of a checkpoint that is about to go
+UNFINISHED = ('.orbax-checkpoint-tmp', DELETING)  # in names: of interruptions
