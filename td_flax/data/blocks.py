@@ -162,8 +162,9 @@ def pack_block(
         for total in ('documents', 'empty_documents', 'text_bytes')
       },
     }
-  artifacts.write_json(
-    job.directory / _record_file(number), record, sort_keys=True
+  artifacts.write_atomically(
+    job.directory / _record_file(number),
+    json.dumps(record, sort_keys=True).encode(),
   )
   return record
 
