@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from td_flax.compare import machine
-from td_flax.compare.timing import Arm, interleave, ratio
+from td_flax.compare.timing import TimedStep, interleave, ratio
 
-__all__ = ['Arm', 'facts', 'interleave', 'ratio', 'write']
+__all__ = ['TimedStep', 'facts', 'interleave', 'ratio', 'write']
 
 
 def facts() -> dict[str, Any]:

@@ -80,7 +80,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   result: dict[str, Any] = {}
   for name, values in sweeps.items():
     arms = {
-      value: harness.Arm(
+      value: harness.TimedStep(
         config_lib.with_changes(config, changes(name, value, config))
       )
       for value in values

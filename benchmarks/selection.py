@@ -44,7 +44,7 @@ def turn_of(function: Callable[..., Any], *args: Array) -> Callable[[], float]:
 
 def measure(config: config_lib.Config) -> dict[str, Any]:
   """Seconds of the step and of its parts."""
-  arm = harness.Arm(config)
+  arm = harness.TimedStep(config)
   policy, size = arm.steps.policy, config.data.vocab_size
   # The program of one device: its rows of a microbatch, as often as there are.
   parts = config.train.microbatches

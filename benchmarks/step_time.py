@@ -29,7 +29,9 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   """The figures of every policy, by name; `none` is plain BERT."""
   policies = _POLICIES.value or [config.drop.policy]
   arms = {
-    name: harness.Arm(config_lib.with_changes(config, {'drop.policy': name}))
+    name: harness.TimedStep(
+      config_lib.with_changes(config, {'drop.policy': name})
+    )
     for name in dict.fromkeys(['none', *policies])
   }
   seconds = harness.interleave(

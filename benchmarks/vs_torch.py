@@ -138,7 +138,7 @@ def _arms(config: config_lib.Config) -> dict[str, Any]:
         config, predicted_only=predicted_only, compiled=compiled
       )
   for policy in dict.fromkeys(['none', config.drop.policy]):
-    arms[f'td_flax, {policy}'] = harness.Arm(
+    arms[f'td_flax, {policy}'] = harness.TimedStep(
       config_lib.with_changes(config, {'drop.policy': policy})
     )
   return arms

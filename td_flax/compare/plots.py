@@ -2,6 +2,8 @@
 
 import pathlib
 import statistics
+import types
+from collections.abc import Iterator
 from typing import Any
 
 from td_flax import extras
@@ -27,72 +29,67 @@ def draw(folder: pathlib.Path, found: dict[str, Any]) -> list[str]:
   Returns:
     The names of those that were drawn.
   """
-  drawn: list[str] = []
   pyplot = extras.pyplot(f'{folder}: plots')
   if pyplot is None or all(x['loss'] is None for x in found['runs']):
-    return drawn
-  others = [arm for arm in found['arms'] if arm != PLAIN]
-  palette = pyplot.get_cmap('tab10' if len(others) <= 10 else 'tab20')
-  colors = {arm: palette(i % palette.N) for i, arm in enumerate(others)}
-  colors[PLAIN] = 'black'
-
-  title = found['name']
-  if not found['conclusive']:
-    title += ' (INCONCLUSIVE)'
-  title += f': {found["finished_runs"]} of {found["planned_runs"]} runs'
-
-  def plot(name: str, label: str, draw_on: Any) -> None:
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    draw_on(axes)
-    if not axes.has_data():  # no run of this protocol is finished yet
-      pyplot.close(figure)
-      return
-    axes.set_xlabel(label)
-    axes.set_ylabel('held-out loss, nats per predicted token')
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.set_title(title)
-    save(figure, name)
-
-  def save(figure: Any, name: str) -> None:
+    return []
+  drawn = []
+  for name, figure in _figures(pyplot, found):
     figure.tight_layout()
     part = folder / f'{name}.tmp.png'
     figure.savefig(part, dpi=120)
     part.replace(folder / f'{name}.png')
     pyplot.close(figure)
     drawn.append(name)
+  return drawn
 
+
+def _figures(
+  pyplot: types.ModuleType, found: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
+  """The plots that there are runs for, by name."""
+  others = [arm for arm in found['arms'] if arm != PLAIN]
+  palette = pyplot.get_cmap('tab10' if len(others) <= 10 else 'tab20')
+  colors = {arm: palette(i % palette.N) for i, arm in enumerate(others)}
+  colors[PLAIN] = 'black'
+  title = found['name']
+  if not found['conclusive']:
+    title += ' (INCONCLUSIVE)'
+  title += f': {found["finished_runs"]} of {found["planned_runs"]} runs'
   timed = _runs(found, EQUAL_TIME)
   for name, label, key, runs in (
     ('loss_steps', 'steps', 'steps', _runs(found, EQUAL_STEPS)),
     ('loss_time', 'seconds of training steps', 'seconds', timed),
     ('loss_flops', 'matmul FLOPs', 'flops', timed),
+    ('pareto', "time of training steps, share of plain's", '', {}),
   ):
-    plot(
-      name,
-      label,
-      lambda axes, key=key, runs=runs: _curves(axes, runs, key, colors),
-    )
-  plot(
-    'pareto',
-    "time of training steps, share of plain's",
-    lambda axes: _pareto(axes, found, colors),
-  )
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    if key:
+      _curves(axes, runs, key, colors)
+    else:
+      _pareto(axes, found, colors)
+    if not axes.has_data():  # no run of this protocol is finished yet
+      pyplot.close(figure)
+      continue
+    axes.set(xlabel=label, ylabel='held-out loss, nats per predicted token')
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title(title)
+    yield name, figure
   names = list(dict.fromkeys(y for x in found['runs'] for y in x['scores']))
-  if names:
-    protocols = [x for x in SCORED if x in found['lengths']]
-    size = 1.5 + 2.5 * len(names), 1 + 3 * len(protocols)
-    figure, grid = pyplot.subplots(
-      len(protocols), len(names), figsize=size, squeeze=False
-    )
-    for row, protocol in zip(grid, protocols, strict=True):
-      row[0].set_ylabel('score x 100')
-      for axes, name in zip(row, names, strict=True):
-        _scores(axes, _runs(found, protocol), name, colors)
-        axes.set_title(f'{name}, {protocol.replace("_", " ")}')
-    figure.suptitle(title)
-    save(figure, 'scores')
-  return drawn
+  if not names:
+    return
+  protocols = [x for x in SCORED if x in found['lengths']]
+  size = 1.5 + 2.5 * len(names), 1 + 3 * len(protocols)
+  figure, grid = pyplot.subplots(
+    len(protocols), len(names), figsize=size, squeeze=False
+  )
+  for row, protocol in zip(grid, protocols, strict=True):
+    row[0].set_ylabel('score x 100')
+    for axes, name in zip(row, names, strict=True):
+      _scores(axes, _runs(found, protocol), name, colors)
+      axes.set_title(f'{name}, {protocol.replace("_", " ")}')
+  figure.suptitle(title)
+  yield 'scores', figure
 
 
 def _runs(

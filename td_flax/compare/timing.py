@@ -27,7 +27,7 @@ _SPECIAL = SpecialIds()
 _TURN_SECONDS = 1.0
 
 
-class Arm:
+class TimedStep:
   """A compiled train step, its state and random rows.
 
   Speed does not depend on what the ids are, but for [CLS] and [SEP].
@@ -161,7 +161,7 @@ def measure(
     for name, config in arms.items()
   }
   compiled = {
-    (name, key): Arm(steps.config, steps)
+    (name, key): TimedStep(steps.config, steps)
     for name, run in runs.items()
     for key, steps in run.steps.items()
   }
