@@ -1,6 +1,8 @@
 """Eight CPU devices, strict broadcasting, deterministic property tests."""
 
+import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -18,6 +20,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+import support
 
 from td_flax import config as config_lib
 from td_flax import workdir
@@ -92,6 +95,26 @@ def save_run():
     return made
 
   return save
+
+
+@pytest.fixture
+def start():
+  """Starts commands; what is left of them at the test's end is killed."""
+  with contextlib.ExitStack() as stack:
+
+    def one(command, **options):
+      defaults = {
+        'cwd': support.ROOT,
+        'stdout': subprocess.PIPE,
+        'stderr': subprocess.PIPE,
+        'text': True,
+      }
+      process = subprocess.Popen(command, **(defaults | options))
+      stack.callback(process.communicate)
+      stack.callback(process.kill)
+      return process
+
+    yield one
 
 
 @pytest.fixture
