@@ -75,12 +75,12 @@ def _make_config(**overrides):
   return config_lib.load(raw)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def make_config():
   return _make_config
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def save_run():
   """Makes the workdir of a run that has a checkpoint of step 10."""
   from td_flax import checkpoint  # not at the top: see `pytest_configure`
@@ -115,6 +115,22 @@ def start():
       return process
 
     yield one
+
+
+@pytest.fixture
+def run_together(start):
+  """Runs commands as the processes of one job."""
+
+  def run(*commands, **options):
+    port = support.free_ports()
+    job = f'--coordinator=localhost:{port}', f'--num_processes={len(commands)}'
+    processes = [
+      start([*command, *job, f'--process_id={index}'], **options)
+      for index, command in enumerate(commands)
+    ]
+    return [support.finish(process) for process in processes]
+
+  return run
 
 
 @pytest.fixture

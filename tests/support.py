@@ -37,9 +37,9 @@ def finish(process):
   return process.returncode, *said
 
 
-def wait_until(condition, process=None, timeout=TIMEOUT):
-  """Polls; fails if `process` ends first, and after `timeout` seconds."""
-  deadline = time.monotonic() + timeout
+def wait_until(condition, process=None):
+  """Polls; fails if `process` ends first, and where it waits too long."""
+  deadline = time.monotonic() + TIMEOUT
   while True:
     ended = process is not None and process.poll() is not None
     if condition():
@@ -47,7 +47,7 @@ def wait_until(condition, process=None, timeout=TIMEOUT):
     if ended:
       pytest.fail(f'ended before: {process.communicate()}')
     if time.monotonic() > deadline:
-      pytest.fail(f'not within {timeout} seconds')
+      pytest.fail(f'not within {TIMEOUT} seconds')
     time.sleep(0.01)
 
 
