@@ -8,7 +8,6 @@ from flax import nnx
 
 from td_flax import errors, evaluate, parallel, step
 from td_flax.config import ParallelConfig
-from td_flax.data import masking
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
@@ -21,15 +20,9 @@ def make(make_config, special, policy, **overrides):
   return steps, nnx.split(steps._model())[1]
 
 
-def masked(steps, rows):
-  ids = jnp.asarray(rows).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(len(rows)))
-  return steps._masked(steps.config, ids, keys, steps.policy.all_as_mask)
-
-
 @pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_narrow_computes_predicted_tokens_from_states_before_it(
-  make_config, make_rows, special, norm
+  make_config, make_rows, special, drawn, norm
 ):
   steps, params = make(
     make_config, special, 'narrow', drop__first_layer=2, model__norm=norm
@@ -40,7 +33,7 @@ def test_narrow_computes_predicted_tokens_from_states_before_it(
   )  # fmt: skip
   assert list(plans.shapes(steps.plan, 32)) == [(32, 32)] * 2 + [(p, 32)] * 2
   model = nnx.merge(steps.graph, params)
-  batch = masked(steps, make_rows(3))
+  batch, _ = drawn(steps, make_rows(3))
   found = model(batch, steps.plan)
   # By hand: both late layers attend to what layer 1 returned.
   ids = batch.segments.segments
@@ -79,7 +72,7 @@ def test_narrow_layers_as_a_loop_are_the_same(
 
 
 def test_mask_later_shows_early_layers_no_predicted_token(
-  make_config, make_rows, special
+  make_config, make_rows, special, drawn
 ):
   steps, params = make(
     make_config,
@@ -90,11 +83,8 @@ def test_mask_later_shows_early_layers_no_predicted_token(
   )
   n, p = 32, steps.config.num_predicted
   assert steps.plan[:2] == (Span((0, 1), n - p), Span((2,)))
-  batch = masked(steps, make_rows(5))
+  batch, router = drawn(steps, make_rows(5))
   assert (batch.ids[batch.hidden] == special.mask).all()
-  router = steps._router(batch, jnp.zeros(300), step._fold(
-    masking.row_keys(jax.random.key(0), 0, jnp.arange(5)), 1
-  ))  # fmt: skip
   route = router(steps.plan[0], jnp.zeros((5, n, 4)), None)
   np.testing.assert_array_equal(route.kept, ~batch.hidden)
   # A predicted token enters the late layers as its embedding.
@@ -106,14 +96,12 @@ def test_mask_later_shows_early_layers_no_predicted_token(
 
 
 def test_mask_later_leaves_padding_out_before_real_tokens(
-  make_config, make_rows, special
+  make_config, make_rows, special, drawn
 ):
   rows = make_rows(5)
   rows[:, 20:] = special.pad
   steps, _ = make(make_config, special, 'mask_later', train__mask_rate=0.25)
-  batch = masked(steps, rows)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(5))
-  router = steps._router(batch, jnp.zeros(300), keys)
+  batch, router = drawn(steps, rows)
   route = router(steps.plan[0], jnp.zeros((5, 32, 4)), None)
   assert (batch.hidden.sum(1) == 5).all()
   assert route.kept[:, :20].sum() == 5 * 15  # every visible token
