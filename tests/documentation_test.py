@@ -8,10 +8,10 @@ import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 
 import pytest
+import support
 
 from td_flax import config as config_lib
 from td_flax import step
@@ -127,13 +127,10 @@ def test_a_command_line_is_understood(
   arguments = shlex.split(command)[1:]
   if arguments[0] == '-m':
     del arguments[0]
-  done = subprocess.run(
+  done = support.run(
     [sys.executable, '-c', _PARSE, *arguments],
     cwd=somewhere,
     env=os.environ | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-    timeout=120,
   )
   assert done.returncode == 0, done.stderr
 
@@ -145,12 +142,9 @@ def test_a_launch_command_can_be_printed(
   for name in ('BUCKET', 'DATA', 'PWD'):
     command = command.replace(f'${name}', name.lower())
   verb, name, *rest = shlex.split(command)
-  done = subprocess.run(
+  done = support.run(
     ['bash', str(ROOT / verb), name, '--dry-run', *rest],
     env=os.environ | {'TD_FLAX_LAUNCH_HOME': str(tmp_path)},
-    capture_output=True,
-    text=True,
-    timeout=60,
   )
   assert done.returncode == 0, done.stderr
   assert not list(tmp_path.iterdir())
@@ -159,12 +153,8 @@ def test_a_launch_command_can_be_printed(
 @pytest.mark.parametrize('command', beginning('python -m pytest'))
 def test_pytest_knows_the_options_markers_and_paths(command: str) -> None:
   arguments = shlex.split(command)[3:]
-  done = subprocess.run(
+  done = support.run(
     [sys.executable, '-m', 'pytest', *arguments, '--markers'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
   )
   assert done.returncode == 0, done.stderr
   before = ['', *arguments]
@@ -200,12 +190,9 @@ def test_jupytext_finds_nothing_to_do(
   pytest.importorskip('jupytext', reason='needs the extra `notebooks`')
   copy = tmp_path / 'notebooks'
   shutil.copytree(ROOT / 'notebooks', copy)
-  done = subprocess.run(
+  done = support.run(
     [sys.executable, '-m', *shlex.split(command)],
     cwd=tmp_path,
-    capture_output=True,
-    text=True,
-    timeout=60,
   )
   assert done.returncode == 0, done.stderr
   for path in copy.glob('*.ipynb'):

@@ -1,31 +1,22 @@
 """The command as people run it."""
 
 import json
-import pathlib
-import socket
 import subprocess
 import sys
-import threading
 
 import jax
 import pytest
+import support
 from flax import nnx
 
 from td_flax.data import sentence_piece
 from td_flax.model import bert
 
-ROOT = pathlib.Path(__file__).parents[1]
 TEXTS = ['a good film of the year', 'the bad film was a waste of time'] * 200
 
 
 def run(*arguments, module='td_flax.finetune'):
-  return subprocess.run(
-    [sys.executable, '-m', module, *arguments],
-    capture_output=True,
-    text=True,
-    timeout=600,
-    cwd=ROOT,
-  )
+  return support.run([sys.executable, '-m', module, *arguments])
 
 
 @pytest.fixture(scope='module')
@@ -188,40 +179,7 @@ def test_tagging_from_a_checkpoint_to_predictions(tmp_path, pretrained):
     }
 
 
-def run_two_processes(*arguments):
-  """The output of both when they have ended."""
-  with socket.socket() as server:
-    server.bind(('127.0.0.1', 0))
-    port = server.getsockname()[1]
-  command = [
-    *(sys.executable, '-m', 'td_flax.finetune', *arguments),
-    *(f'--coordinator=localhost:{port}', '--num_processes=2'),
-  ]
-  processes = [
-    subprocess.Popen(
-      [*command, f'--process_id={index}'],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-      cwd=ROOT,
-    )
-    for index in range(2)
-  ]
-  # SIGKILL: jax.distributed swallows SIGTERM.
-  killer = threading.Timer(500, lambda: [x.kill() for x in processes])
-  killer.start()
-  try:
-    outputs = [process.communicate()[0] for process in processes]
-  finally:
-    killer.cancel()
-    for process in processes:
-      process.kill()
-      process.wait()
-  assert [process.returncode for process in processes] == [0, 0], outputs
-  return outputs
-
-
-def test_two_processes_learn_what_one_does(tmp_path, pretrain):
+def test_two_processes_learn_what_one_does(tmp_path, pretrain, run_together):
   model = pretrain(data__sequence_length=64, model__max_positions=64)
   # Batches of both lengths: one row in eight is long.
   rows = [text * (5 if i % 8 == 7 else 1) for i, text in enumerate(TEXTS[:32])]
@@ -242,19 +200,21 @@ def test_two_processes_learn_what_one_does(tmp_path, pretrain):
   )
   done = run(*arguments, f'--workdir={tmp_path / "one"}')
   assert done.returncode == 0, done.stderr
-  outputs = run_two_processes(*arguments, f'--workdir={tmp_path / "two"}')
-  assert all('| runs | 2 |' in output for output in outputs)
+  command = [
+    *(sys.executable, '-m', 'td_flax.finetune', *arguments),
+    f'--workdir={tmp_path / "two"}',
+  ]
+  for code, output, _ in run_together(
+    command, command, stderr=subprocess.STDOUT
+  ):
+    assert code == 0, output
+    assert '| runs | 2 |' in output
   for seed in ('seed0', 'seed1'):
     one, two = (
-      tmp_path / name / 'runs' / seed / 'metrics.jsonl'
+      support.metrics(tmp_path / name / 'runs' / seed)
       for name in ('one', 'two')
     )
-    pairs = zip(
-      map(json.loads, one.read_text().splitlines()),
-      map(json.loads, two.read_text().splitlines()),
-      strict=True,
-    )
-    for row, reference in pairs:
+    for row, reference in zip(one, two, strict=True):
       for name in ('step', 'train/loss', 'eval/loss', 'eval/accuracy'):
         assert row.get(name) == pytest.approx(reference.get(name), abs=1e-5)
   written = [

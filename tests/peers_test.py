@@ -5,18 +5,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
+import support
 
 _PEER = """
 import sys
 from td_flax import errors, peers
 
 peers._REPORT, peers._GRACE = 0.3, 1.0
-port, count, index, join_timeout = (int(x) for x in sys.argv[1:])
+port, count, index, join_timeout, lost_timeout = map(int, sys.argv[1:])
 others = peers.Peers(
-  'localhost', port, count, index, join_timeout=join_timeout, lost_timeout=4
+  'localhost',
+  port,
+  count,
+  index,
+  join_timeout=join_timeout,
+  lost_timeout=lost_timeout,
 )
 try:
   others.meet()
@@ -36,30 +41,19 @@ print('left', flush=True)
 
 @pytest.fixture
 def port():
-  with socket.socket() as listener:
-    listener.bind(('', 0))
-    return listener.getsockname()[1]
+  return support.free_ports()
 
 
 @pytest.fixture
-def start(port):
-  """Starts peers of (index, count); kills what is left."""
-  with contextlib.ExitStack() as stack:
+def start(start, port):
+  """Starts peers of (index, count)."""
 
-    def one(index, count, join_timeout=60):
-      numbers = port, count, index, join_timeout
-      process = subprocess.Popen(
-        [sys.executable, '-c', _PEER, *map(str, numbers)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-      stack.callback(process.communicate)
-      stack.callback(process.kill)
-      return process
+  def one(index, count, join_timeout=60, lost_timeout=30):
+    numbers = port, count, index, join_timeout, lost_timeout
+    command = [sys.executable, '-c', _PEER, *map(str, numbers)]
+    return start(command, stdin=subprocess.PIPE)
 
-    yield one
+  return one
 
 
 def tell(process, word):
@@ -75,9 +69,9 @@ def met(processes):
 
 def end(process):
   """Its exit code and the last line that it said."""
-  _, err = process.communicate(timeout=60)
+  code, _, err = support.finish(process)
   lines = err.splitlines()
-  return process.returncode, lines[-1] if lines else ''
+  return code, lines[-1] if lines else ''
 
 
 def test_all_meet_and_leave_together(start):
@@ -90,21 +84,23 @@ def test_all_meet_and_leave_together(start):
   assert [end(process) for process in processes] == [(0, '')] * 3
 
 
-def test_they_say_for_whom_they_wait_and_give_up(start):
-  processes = [start(index, 4, join_timeout=8) for index in (0, 2)]
+def test_they_say_for_whom_they_wait_and_give_up(start, port):
+  processes = [start(0, 4, join_timeout=20)]
+  connect(port).close()  # it listens: from now on the other can come
+  processes.append(start(2, 4, join_timeout=20))
   for process in processes:
-    code, err = process.wait(timeout=60), process.stderr.read()
+    code, _, err = support.finish(process)
     assert code == 75
     assert 'waiting for processes 1, 3 of 4\n' in err
     assert err.splitlines()[-1] == (
-      'error: processes 1, 3 of 4 did not join within 8 seconds '
+      'error: processes 1, 3 of 4 did not join within 20 seconds '
       '(--join_timeout)'
     )
 
 
 def test_without_the_first_the_others_say_where_it_should_be(start):
   process = start(1, 2, join_timeout=8)
-  code, err = process.wait(timeout=60), process.stderr.read()
+  code, _, err = support.finish(process)
   assert code == 75
   assert 'waiting for process 0 at localhost:' in err
   assert 'did not join within 8 seconds' in err.splitlines()[-1]
@@ -123,7 +119,7 @@ def test_a_killed_process_is_named_at_once(start, victim):
 
 
 def test_a_silent_process_is_lost(start):
-  processes = met([start(index, 2) for index in range(2)])
+  processes = met([start(index, 2, lost_timeout=4) for index in range(2)])
   processes[1].send_signal(signal.SIGSTOP)
   code, line = end(processes[0])
   assert code == 75
@@ -184,10 +180,12 @@ def test_a_silent_stranger_is_not_waited_for(start, port):
 
 def connect(port):
   """A connection to process 0, as soon as it listens."""
-  deadline = time.monotonic() + 60
-  while True:
-    try:
-      return socket.create_connection(('localhost', port), timeout=60)
-    except ConnectionRefusedError:
-      assert time.monotonic() < deadline
-      time.sleep(0.02)
+  found = []
+
+  def listens():
+    with contextlib.suppress(ConnectionRefusedError):
+      found.append(socket.create_connection(('localhost', port), timeout=60))
+    return found
+
+  support.wait_until(listens)
+  return found[0]

@@ -1,11 +1,9 @@
 import contextlib
 import signal
-import socket
-import subprocess
 import sys
-import threading
 
 import pytest
+import support
 
 from td_flax import errors, preemption
 
@@ -13,6 +11,8 @@ _LOOP = """
 import os, signal, sys
 from td_flax import errors, preemption
 
+# Whoever starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 first, second = (int(x) for x in sys.argv[1:])
 try:
   with preemption.StopRequest() as stop:
@@ -47,12 +47,8 @@ with preemption.StopRequest() as stop:
 
 
 def run_loop(first, second=0):
-  return subprocess.run(
-    [sys.executable, '-c', _LOOP, str(int(first)), str(int(second))],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
+  return support.run(
+    [sys.executable, '-c', _LOOP, str(int(first)), str(int(second))]
   )
 
 
@@ -133,41 +129,20 @@ def test_handlers_come_back_after_a_stop():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
-def free_port():
-  with socket.socket() as server:
-    server.bind(('127.0.0.1', 0))
-    return server.getsockname()[1]
-
-
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_processes_stop_at_the_same_step(number):
+def test_processes_stop_at_the_same_step(start, number):
   """One of two is told, and both stop."""
-  port = free_port()
+  port = support.free_ports()
   processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', _ONE_OF_TWO, str(port), str(index)],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    start([sys.executable, '-c', _ONE_OF_TWO, str(port), str(index)])
     for index in range(2)
   ]
-  killer = threading.Timer(
-    200, lambda: [process.kill() for process in processes]
-  )
-  killer.start()
-  try:
-    for process in processes:
-      assert process.stdout.readline() == 'steps\n'
-    processes[1].send_signal(number)
-    ends = [process.communicate() for process in processes]
-  finally:
-    killer.cancel()
-    for process in processes:
-      process.kill()
-      process.communicate()
-  assert [process.returncode for process in processes] == [75, 75], ends
-  (one, _), (other, told) = ends
+  for process in processes:
+    assert process.stdout.readline() == 'steps\n'
+  processes[1].send_signal(number)
+  ends = [support.finish(process) for process in processes]
+  assert [code for code, *_ in ends] == [75, 75], ends
+  (_, one, _), (_, other, told) = ends
   assert one == other
   assert int(one.removeprefix('saved at ')) > 0
   is_ours = number == signal.SIGINT  # SIGTERM never reaches Python here

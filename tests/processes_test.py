@@ -1,12 +1,11 @@
-import contextlib
 import os
-import pathlib
-import subprocess
 import sys
 
 import pytest
+import support
 
-ROOT = pathlib.Path(__file__).parents[1]
+# Two suites on one machine must not meet: jax makes a port of it.
+JOB = 2 * os.getpid()
 # Joins the others and says which of them it is.
 _JOIN = """
 import sys
@@ -19,14 +18,26 @@ def main():
 
 flags.run(main)
 """
+# One of two has a bug.
+_BUG = """
+from td_flax import flags, processes
+
+def main():
+  with processes.joined():
+    import jax
+    if jax.process_index() == 1:
+      raise ValueError('a bug')
+
+flags.run(main)
+"""
 
 
-def in_slurm(job, index):
+def in_slurm(index):
   """The environment of one of two processes of a job of SLURM."""
   return {
     **os.environ,
     'JAX_PLATFORMS': 'cpu',
-    'SLURM_JOB_ID': str(job),
+    'SLURM_JOB_ID': str(JOB),
     'SLURM_STEP_NODELIST': 'localhost',
     'SLURM_NTASKS': '2',
     'SLURM_PROCID': str(index),
@@ -49,14 +60,7 @@ def in_slurm(job, index):
 )
 def test_a_mistake_is_one_line_before_anything_is_waited_for(arguments, said):
   command = ['-m', 'td_flax.main', '--config=configs/quickstart.py']
-  done = subprocess.run(
-    [sys.executable, *command, *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
+  done = support.run([sys.executable, *command, *arguments])
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
   assert line.startswith('error: ')
@@ -64,37 +68,35 @@ def test_a_mistake_is_one_line_before_anything_is_waited_for(arguments, said):
 
 
 @pytest.fixture
-def join():
-  """Starts a process of a job; kills what is left."""
-  with contextlib.ExitStack() as stack:
+def join(start):
+  """Starts a process of a job."""
 
-    def one(job, index, *arguments):
-      process = subprocess.Popen(
-        [sys.executable, '-c', _JOIN, '--coordinator=auto', *arguments],
-        cwd=ROOT,
-        env=in_slurm(job, index),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
-      stack.callback(process.wait)
-      stack.callback(process.kill)
-      return process
+  def one(index, *arguments):
+    command = [sys.executable, '-c', _JOIN, '--coordinator=auto', *arguments]
+    return start(command, env=in_slurm(index))
 
-    yield one
+  return one
 
 
 def test_auto_finds_the_processes_of_a_job(join):
-  both = [join(4, index) for index in (0, 1)]
-  said = [process.communicate(timeout=120) for process in both]
-  assert [process.returncode for process in both] == [0, 0], said
-  assert [out.split() for out, _ in said] == [['0', '2'], ['1', '2']]
+  ends = [support.finish(x) for x in [join(index) for index in (0, 1)]]
+  assert [code for code, *_ in ends] == [0, 0], ends
+  assert [out.split() for _, out, _ in ends] == [['0', '2'], ['1', '2']]
 
 
 def test_auto_says_who_did_not_come(join):
-  alone = join(7, 0, '--join_timeout=2')
-  _, said = alone.communicate(timeout=120)
-  assert alone.returncode == 75
+  code, _, said = support.finish(join(0, '--join_timeout=2'))
+  assert code == 75
   assert said.splitlines() == [
     'error: process 1 of 2 did not join within 2 seconds (--join_timeout)'
   ]
+
+
+def test_a_bug_in_one_process_ends_the_others_in_one_line(run_together):
+  command = [sys.executable, '-c', _BUG]
+  (code, _, said), (code_of_bug, _, traceback) = run_together(command, command)
+  assert code == 75
+  assert 'Traceback' not in said
+  assert 'error: process 1 ended: ValueError: a bug;' in said.splitlines()[-1]
+  assert code_of_bug == 1
+  assert traceback.splitlines()[-1] == 'ValueError: a bug'

@@ -97,15 +97,17 @@ RIVALS = [
 ]
 
 
+@pytest.mark.parametrize('engine', ['pmap', 'sharded'])
 @pytest.mark.parametrize(
   'rival', RIVALS, ids=lambda x: '-'.join(map(str, x.values()))
 )
 def test_every_rival_learns_the_same_on_one_device_and_eight(
-  trial, make_rows, rival
+  trial, make_rows, rival, engine
 ):
   keys = {f'drop__{key}': value for key, value in rival.items()}
   alone, state_1, _ = trial(1, **keys).run(make_rows, 3)
-  eight, state_8, _ = trial(8, **keys).run(make_rows, 3)
+  several = trial(8, **keys, parallel__engine=engine)
+  eight, state_8, _ = several.run(make_rows, 3)
   np.testing.assert_allclose(alone, eight, atol=1e-5, rtol=0)
   chex.assert_trees_all_close(state_1.params, state_8.params, atol=2e-5)
 
@@ -171,12 +173,40 @@ def test_microbatches_of_a_sharded_step_hold_rows_of_every_device(
   np.testing.assert_allclose(state.importance, state_4.importance, atol=1e-5)
 
 
-def test_microbatches_change_nothing_but_the_memory(trial, make_rows):
-  losses, state, _ = trial(1, **DROP).run(make_rows, 5)
-  parts = trial(2, **DROP, train__microbatches=4)
+@pytest.mark.parametrize(
+  'keys',
+  [DROP, DROP | {'drop__consistency_every': 1}],
+  ids=['one pass', 'consistent'],
+)
+def test_microbatches_change_nothing_but_the_memory(trial, make_rows, keys):
+  losses, state, _ = trial(1, **keys).run(make_rows, 5)
+  parts = trial(2, **keys, train__microbatches=4)
   again, state_4, _ = parts.run(make_rows, 5)
   np.testing.assert_allclose(losses, again, atol=1e-5, rtol=0)
   np.testing.assert_allclose(state.importance, state_4.importance, atol=1e-5)
+
+
+@pytest.mark.parametrize('restart', [False, True])
+@pytest.mark.parametrize('across', [False, True])
+def test_a_step_sees_documents_as_the_config_says(
+  make_config, make_rows, special, across, restart
+):
+  config = make_config(
+    **DROP,
+    model__attend_across_documents=across,
+    model__restart_positions=restart,
+  )
+  steps = step.Steps(config, VOCAB, special, OneDevice())
+  state = steps.init(np.zeros(VOCAB))
+  batch, _ = steps.kept(state, jnp.asarray(make_rows(2)), jnp.arange(2))
+  index = np.arange(32)
+  is_second = index > 16
+  documents = np.where(is_second & (not across), 2, 1)
+  positions = np.where(is_second & restart, index - 17, index)
+  for found, expected in zip(
+    batch.segments, (documents, positions), strict=True
+  ):
+    np.testing.assert_array_equal(found, [expected] * 2)
 
 
 def test_the_same_run_twice_gives_the_same_bits(trial, make_rows):

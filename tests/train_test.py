@@ -1,26 +1,43 @@
 """The command as people run it: fresh processes, signals, resumes."""
 
 import json
+import os
 import pathlib
 import random
 import signal
-import socket
-import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import small_run
+import support
 from flax import nnx
 
 from td_flax import saved
 from td_flax.model import bert
 
-ROOT = pathlib.Path(__file__).parents[1]
 NUM_STEPS = 300
 # Differs between equal runs: what a clock measured.
 CLOCKED = ('throughput/',)
+# A training that gets a signal in the step behind a checkpoint, once that is
+# whole.
+_SIGNALLED = """
+import os, runpy, signal, sys, time
+from td_flax import preemption
+
+number, last, saved = (sys.argv.pop(1) for _ in range(3))
+requested = preemption.StopRequest.requested
+
+def signalled(self, step):
+  if step == int(last):
+    while not os.path.isdir(saved):
+      time.sleep(0.01)
+    signal.raise_signal(int(number))
+  return requested(self, step)
+
+preemption.StopRequest.requested = signalled
+runpy.run_module('td_flax.main', run_name='__main__', alter_sys=True)
+"""
 
 
 def write_corpus(path, documents=160):
@@ -36,7 +53,7 @@ def write_corpus(path, documents=160):
   path.write_text('\n\n'.join(texts) + '\n')
 
 
-def arguments(workspace, workdir, **overrides):
+def options(workspace, workdir, **overrides):
   values = {
     'data.files': workspace / 'corpus.txt',
     'data.dir': workspace / 'packed',
@@ -47,42 +64,29 @@ def arguments(workspace, workdir, **overrides):
     'log.every': 7,
   }
   values |= {k.replace('__', '.'): v for k, v in overrides.items()}
-  return [
-    sys.executable,
-    '-m',
-    'td_flax.main',
-    *small_run.options(values),
-    f'--workdir={workdir}',
-  ]
+  return [*small_run.options(values), f'--workdir={workdir}']
 
 
-def start(command):
-  return subprocess.Popen(
-    command,
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process, timeout=600):
-  try:
-    out, err = process.communicate(timeout=timeout)
-  except subprocess.TimeoutExpired:
-    process.kill()  # SIGTERM is swallowed by jax.distributed
-    out, err = process.communicate()
-    pytest.fail(f'timed out\n{out}\n{err}')
-  return process.returncode, out, err
+def arguments(workspace, workdir, **overrides):
+  given = options(workspace, workdir, **overrides)
+  return [sys.executable, '-m', 'td_flax.main', *given]
 
 
 def run(command):
-  return finish(start(command))
+  done = support.run(command)
+  return done.returncode, done.stdout, done.stderr
+
+
+def run_signalled(number, last, workspace, workdir, **overrides):
+  """Signals the run in step `last`, behind a checkpoint of 20 steps."""
+  saved = workdir / 'checkpoints' / str(last // 20 * 20)
+  told = map(str, (int(number), last, saved))
+  command = [sys.executable, '-c', _SIGNALLED, *told]
+  return run([*command, *options(workspace, workdir, **overrides)])
 
 
 def rows(workdir, *, clocked=False):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  parsed = [json.loads(line) for line in lines]
+  parsed = support.metrics(workdir)
   if clocked:
     return parsed
   return [
@@ -93,20 +97,6 @@ def rows(workdir, *, clocked=False):
 
 def summary(workdir):
   return json.loads((workdir / 'summary.json').read_text())
-
-
-def wait_for(condition, process, timeout=600):
-  """Polls; a process that ends first fails the test."""
-  deadline = time.monotonic() + timeout
-  while not condition():
-    if process.poll() is not None or time.monotonic() > deadline:
-      process.kill()
-      pytest.fail(f'ended before: {process.communicate()}')
-    time.sleep(0.01)
-
-
-def has_step(workdir, step):
-  return (workdir / 'checkpoints' / str(step)).is_dir()
 
 
 @pytest.fixture(scope='module')
@@ -146,6 +136,15 @@ def test_a_run_leaves_what_others_rely_on(whole, workspace):
   assert (result['devices'], result['processes']) == (8, 1)
   assert result['resumed_from'] is None
   assert result['layer_tokens_kept'] == pytest.approx(5 / 6)
+  # Forward, with D=16, F=32 and 340 ids: 196,608 for a layer of 32 queries and
+  # keys, 114,688 with 16 queries, 53,248 with the 4 predicted ones of the last
+  # layer, 45,568 for the head. A backward pass costs twice as much.
+  dropped, plain = (
+    sum((196_608, middle, 53_248, 45_568)) for middle in (114_688, 196_608)
+  )
+  assert (dropped, plain) == (410_112, 492_032)
+  assert result['flops_per_row'] == 3 * dropped
+  assert result['flops_ratio'] == pytest.approx(dropped / plain)
   assert len(result['params_sha256']) == 64
   assert result['last_eval_loss'] < result['first_eval_loss'] - 0.2
   for words in (
@@ -186,31 +185,31 @@ def test_every_measurement_is_in_its_row(whole):
 
 
 @pytest.mark.parametrize(
-  ('number', 'code'),
-  [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)],
+  ('number', 'code', 'saved'),
+  [
+    (signal.SIGTERM, 75, 65),
+    (signal.SIGINT, 75, 65),
+    (signal.SIGKILL, -signal.SIGKILL, 60),
+  ],
 )
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
-  whole, workspace, number, code
+  whole, workspace, number, code, saved
 ):
   expected, _ = whole
   workdir = workspace / number.name
-  command = arguments(workspace, workdir)
   manifest = json.loads((workspace / 'packed/manifest.json').read_text())
   epoch = manifest['splits']['train']['rows'] / 16  # steps
-  process = start(command)
-  wait_for(lambda: has_step(workdir, 60), process)
   assert epoch < 60, 'the interruption must fall behind the first epoch'
-  process.send_signal(number)
-  interrupted, _, err = finish(process)
+  interrupted, _, err = run_signalled(number, 65, workspace, workdir)
   assert interrupted == code, err
   assert not (workdir / 'summary.json').exists()
   if code == 75:
     assert 'run the same command again to continue' in err.splitlines()[-1]
-  code, _, err = run(command)
+  code, _, err = run(arguments(workspace, workdir))
   assert code == 0, err
   assert rows(workdir) == rows(expected)
   result, reference = summary(workdir), summary(expected)
-  assert result['resumed_from'] >= 60
+  assert result['resumed_from'] == saved
   assert result['params_sha256'] == reference['params_sha256']
   assert result['first_eval_loss'] == reference['first_eval_loss']
 
@@ -236,19 +235,31 @@ def test_a_run_in_stages_resumes_in_the_middle_of_one(workspace):
   assert kept == [1.0] * 2 + [0.917] * 6 + [1.0] * 2
   # The table learns in every stage.
   assert logged[10]['importance/updated'] < logged[20]['importance/updated']
-  command = arguments(workspace, cut, **overrides)
-  process = start(command)
-  wait_for(lambda: has_step(cut, 40), process)
-  process.send_signal(signal.SIGKILL)
-  finish(process)
+  kill_and_resume(whole, 45, workspace, cut, **overrides)
+  kept = summary(whole)['layer_tokens_kept']
+  assert kept == pytest.approx(0.4 + 0.6 * 11 / 12)
+
+
+def kill_and_resume(whole, last, workspace, cut, **overrides):
+  """A run that is killed in step `last` ends in the bits of another."""
+  number = signal.SIGKILL
+  code, _, err = run_signalled(number, last, workspace, cut, **overrides)
+  assert code == -number, err
   assert not (cut / 'summary.json').exists()
-  code, _, err = run(command)
+  code, _, err = run(arguments(workspace, cut, **overrides))
   assert code == 0, err
   assert rows(cut) == rows(whole)
   result, reference = summary(cut), summary(whole)
-  assert result['resumed_from'] >= 40
+  assert result['resumed_from'] == last // 20 * 20
   assert result['params_sha256'] == reference['params_sha256']
-  assert reference['layer_tokens_kept'] == pytest.approx(0.4 + 0.6 * 11 / 12)
+
+
+def test_a_sharded_run_resumes_to_the_same_bits(workspace):
+  overrides = {'train__num_steps': 50, 'parallel__engine': 'sharded'}
+  whole, cut = workspace / 'sharded', workspace / 'sharded_cut'
+  code, _, err = run(arguments(workspace, whole, **overrides))
+  assert code == 0, err
+  kill_and_resume(whole, 30, workspace, cut, **overrides)
 
 
 def test_a_run_of_other_geometries_says_so_and_tells_their_loss(workspace):
@@ -327,12 +338,12 @@ def test_a_run_of_non_finite_losses_stops_with_finite_checkpoints(
   assert code == 3
   assert 'updates in a row had a non-finite loss' in err.splitlines()[-1]
   assert 'Traceback' not in err
-  newest = max(
-    (workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name)
-  )
-  arrays, _ = saved.read(newest)
-  for name, array in arrays.items():
-    assert np.isfinite(np.asarray(array, np.float64)).all(), name
+  kept = list((workdir / 'checkpoints').iterdir())
+  assert len(kept) > 1
+  for path in kept:
+    arrays, _ = saved.read(path)
+    for name, array in arrays.items():
+      assert np.isfinite(np.asarray(array, np.float64)).all(), (path, name)
 
 
 def test_training_can_start_from_another_runs_parameters(whole, workspace):
@@ -389,37 +400,23 @@ def test_damaged_weights_to_start_from_leave_no_workdir(
   assert not (tmp_path / 'continued').exists()
 
 
-def free_port():
-  with socket.socket() as listener:
-    listener.bind(('localhost', 0))
-    return listener.getsockname()[1]
-
-
-def run_two_processes(command, environment_devices=4):
-  flag = f'--xla_force_host_platform_device_count={environment_devices}'
-  port = free_port()
-  processes = [
-    subprocess.Popen(
-      [
-        'env', f'XLA_FLAGS={flag}', *command,
-        f'--coordinator=localhost:{port}', '--num_processes=2',
-        f'--process_id={index}',
-      ],
-      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )
-    for index in range(2)
-  ]  # fmt: skip
-  return [finish(process) for process in processes]
+@pytest.fixture
+def run_two(run_together):
+  """Two processes of four devices each."""
+  flag = '--xla_force_host_platform_device_count=4'
+  return lambda *commands: run_together(
+    *commands, env=os.environ | {'XLA_FLAGS': flag}
+  )
 
 
 def test_two_processes_train_what_one_does_and_never_prepare_data(
-  whole, workspace
+  whole, workspace, run_two
 ):
   unprepared = arguments(
     workspace, workspace / 'two', data__dir=workspace / 'nothing'
   )
   unprepared += ['--noconfig.data.lowercase']
-  for code, _, err in run_two_processes(unprepared):
+  for code, _, err in run_two(unprepared, unprepared):
     assert code == 1
     assert 'python -m td_flax.tools.prepare --config=' in err
     # What is that of one process is left out.
@@ -432,7 +429,7 @@ def test_two_processes_train_what_one_does_and_never_prepare_data(
   for engine in ('pmap', 'sharded'):
     workdir = workspace / f'two_{engine}'
     command = arguments(workspace, workdir, **short, parallel__engine=engine)
-    for code, _, err in run_two_processes(command):
+    for code, _, err in run_two(command, command):
       assert code == 0, err
     result = summary(workdir)
     assert (result['devices'], result['processes']) == (8, 2)
@@ -442,3 +439,21 @@ def test_two_processes_train_what_one_does_and_never_prepare_data(
       for name in ('train/loss', 'eval/loss'):
         if name in reference:
           assert row[name] == pytest.approx(reference[name], abs=1e-5)
+
+
+def test_two_processes_with_different_data_do_not_train(tmp_path, run_two):
+  corpus, folders = tmp_path / 'corpus.txt', (tmp_path / 'a', tmp_path / 'b')
+  write_corpus(corpus)
+  commands = []
+  for folder in folders:
+    given = options(tmp_path, tmp_path / 'run', data__dir=folder)
+    tool = [sys.executable, '-m', 'td_flax.tools.prepare']
+    code, _, err = run([*tool, *given])
+    assert code == 0, err
+    commands.append([sys.executable, '-m', 'td_flax.main', *given])
+    corpus.write_text(corpus.read_text()[::-1])  # of the same size
+  for index, (code, _, err) in enumerate(run_two(*commands)):
+    assert code == 1
+    problem = f'process {1 - index} has another dataset or none'
+    assert f'error: {folders[index]}: {problem}' in err.splitlines()[-1]
+  assert not (tmp_path / 'run').exists()

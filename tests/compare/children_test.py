@@ -1,12 +1,13 @@
 """Children: their share of the machine, their answers, their end."""
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+import support
 
 from td_flax import errors
 from td_flax.compare import children
@@ -116,10 +117,11 @@ def test_a_signal_reaches_the_children():
       found.call(None, time.sleep, 60)
 
 
-def test_children_die_with_their_parent(tmp_path):
+def test_children_die_with_their_parent(start, tmp_path):
+  modules = sys.modules[__name__], support
   program = (
     'import sys, pathlib\n'
-    f'sys.path.insert(0, {os.path.dirname(__file__)!r})\n'
+    f'sys.path[:0] = {[os.path.dirname(x.__file__) for x in modules]}\n'
     'from td_flax.compare import children\n'
     'import children_test\n'
     'if __name__ == "__main__":\n'
@@ -129,28 +131,19 @@ def test_children_die_with_their_parent(tmp_path):
   )
   file = tmp_path / 'program.py'
   file.write_text(program)
-  parent = subprocess.Popen([sys.executable, file])
+  parent = start([sys.executable, file])
   mark = tmp_path / 'pid'
-  for _ in range(600):
-    if mark.exists() and mark.read_text():
-      break
-    time.sleep(0.05)
+  support.wait_until(lambda: mark.exists() and mark.read_text(), parent)
   child = int(mark.read_text())
   parent.kill()
-  parent.wait()
-  for _ in range(200):
-    if not os.path.exists(f'/proc/{child}') or _is_dead(child):
-      return
-    time.sleep(0.05)
-  raise AssertionError('the child lives')
+  try:
+    support.wait_until(lambda: not support.is_running(child))
+  finally:
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(child, signal.SIGKILL)
 
 
 def tell(folder):
   with open(os.path.join(folder, 'pid'), 'w') as file:
     file.write(str(os.getpid()))
-  time.sleep(60)
-
-
-def _is_dead(pid):
-  with open(f'/proc/{pid}/stat') as file:
-    return file.read().rpartition(')')[2].split()[0] == 'Z'
+  time.sleep(2 * support.TIMEOUT)

@@ -7,10 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+import support
 
 from td_flax import artifacts, config, errors, locks
 from td_flax.data import blocks, prepare, sentence_piece, vocabulary
@@ -128,7 +128,7 @@ def test_one_worker_writes_the_same_bytes_as_two(packed, data, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
-  number, packed, data, tmp_path
+  number, packed, data, start, tmp_path
 ):
   directory = tmp_path / 'dataset'
   # Packs one block and waits for ever before the second.
@@ -156,24 +156,18 @@ if __name__ == '__main__':
 """
   script = tmp_path / 'killed.py'
   script.write_text(code)
-  child = subprocess.Popen(
-    [sys.executable, str(script)],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-  )
-  record = directory / 'blocks' / '00000.json'
-  while not record.exists() and child.poll() is None:
-    time.sleep(0.01)  # polling
+  child = start([sys.executable, str(script)], stderr=subprocess.STDOUT)
+  support.wait_until((directory / 'blocks' / '00000.json').exists, child)
   child.send_signal(number)
-  output, _ = child.communicate(timeout=200)  # until its worker has ended
+  code, output, _ = support.finish(child)  # until its worker has ended
   if number == signal.SIGTERM:
-    assert child.returncode == 75, output.decode()
-    assert output.decode().splitlines()[-1] == (
+    assert code == 75, output
+    assert output.splitlines()[-1] == (
       'interrupted while preparing data; finished blocks are kept; '
       'run the same command again to continue'
     )
   else:
-    assert child.returncode == -number, output.decode()
+    assert code == -number, output
   assert not (directory / 'manifest.json').exists()
   kept = (directory / 'train-00000.npy').stat().st_mtime_ns
   (directory / 'train-00001.npy.tmp').write_bytes(b'half a shard')

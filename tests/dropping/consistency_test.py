@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 from flax import nnx
 
-from td_flax import masking, step
+from td_flax import step
 from td_flax.devices import OneDevice
 from td_flax.dropping import consistency
 from td_flax.dropping import plan as plans
@@ -44,7 +44,7 @@ def test_no_gradient_flows_into_the_reference():
   ],
   ids='-'.join,
 )
-def made(request, make_config, special):
+def made(request, make_config, make_rows, special, drawn):
   norm, policy = request.param
   config = make_config(
     drop__policy=policy,
@@ -55,21 +55,18 @@ def made(request, make_config, special):
   steps = step.Steps(config, 300, special, OneDevice(), consistent=True)
   params = nnx.split(steps._model())[1]
   table = jax.random.uniform(jax.random.key(3), (300,))
-  return steps, params, table
-
-
-def objective(steps, params, table, rows):
-  ids, numbers = jnp.asarray(rows), jnp.arange(len(rows))
+  rows = jnp.asarray(make_rows(4))
   state = dataclasses.replace(steps.init(table), step=jnp.array(4))
-  return steps._loss(params, state, ids, numbers)
+
+  def objective(params):
+    return steps._loss(params, state, rows, jnp.arange(4))
+
+  batch, router = drawn(steps, rows, step=4, table=table)
+  return objective, lambda params: by_hand(steps, params, batch, router), params
 
 
-def by_hand(steps, params, table, rows, *, reference=None):
+def by_hand(steps, params, batch, router):
   """The paper's loss from two separate passes through all positions."""
-  config, ids = steps.config, jnp.asarray(rows).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 4, jnp.arange(len(rows)))
-  batch = steps._masked(config, ids, keys, False)
-  router = steps._router(batch, table, step._fold(keys, 1))
 
   def passed(params, plan):
     model = nnx.merge(steps.graph, params)
@@ -78,53 +75,46 @@ def by_hand(steps, params, table, rows, *, reference=None):
     x = model.through(x, batch.segments, before, router, None, None)
     y = model.through(x, batch.segments, (last,), router, None, None)
     y = y if model.norm is None else model.norm(y)
-    states = y[jnp.arange(len(rows))[:, None], batch.predicted.positions]
+    states = y[jnp.arange(len(y))[:, None], batch.predicted.positions]
     losses = step.loss.cross_entropy(model.predict(states), batch.labels)[0]
     return (losses * batch.weights).sum() / batch.weights.sum(), (
       x[:, 0], y[:, 0],
     )  # fmt: skip
 
   tail = plans.Span((2,))
-  dropped, first = passed(params, (*steps.policy.plan(config)[:-1], tail))
+  dropped, first = passed(params, (*steps.policy.plan(steps.config)[:-1], tail))
   full, whole = passed(params, (plans.Span((0, 1)), tail))
-  whole = whole if reference is None else reference
   loss = 0.5 * dropped + 0.5 * full
   for ours, theirs in zip(first, whole, strict=True):
     loss += 0.05 * consistency.divergence(ours, theirs).mean()
   return loss, dropped
 
 
-def test_the_loss_is_the_papers(made, make_rows):
-  steps, params, table = made
-  rows = make_rows(4)
-  found, (sums, _) = objective(steps, params, table, rows)
-  expected, dropped = by_hand(steps, params, table, rows)
+def test_the_loss_is_the_papers(made):
+  objective, by_hand, params = made
+  found, (sums, _) = objective(params)
+  expected, dropped = by_hand(params)
   assert found / sums.weight == pytest.approx(float(expected), rel=1e-5)
   # What is logged as the loss, and seen by the table, is the dropped pass.
   assert sums.loss / sums.weight == pytest.approx(float(dropped), rel=1e-5)
 
 
-def test_its_gradient_is_too(made, make_rows):
-  steps, params, table = made
-  rows = make_rows(4)
-  found = jax.grad(lambda p: objective(steps, p, table, rows)[0] / (4 * 4))(
-    params
-  )
-  expected = jax.grad(lambda p: by_hand(steps, p, table, rows)[0])(params)
+def test_its_gradient_is_too(made):
+  objective, by_hand, params = made
+  found = jax.grad(lambda p: objective(p)[0] / (4 * 4))(params)
+  expected = jax.grad(lambda p: by_hand(p)[0])(params)
   for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
     np.testing.assert_allclose(x, y, atol=2e-6)
 
 
 def test_first_tokens_come_from_before_and_behind_the_last_layer(
-  make_config, make_rows, special
+  make_config, make_rows, special, drawn
 ):
   config = make_config()
   steps = step.Steps(config, 300, special, OneDevice(), consistent=True)
   params = nnx.split(steps._model())[1]
   model = nnx.merge(steps.graph, params)
-  ids = jnp.asarray(make_rows(2)).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(2))
-  batch = steps._masked(config, ids, keys, False)
+  batch, _ = drawn(steps, make_rows(2))
   logits, (before, behind) = model.with_first(batch, steps.full)
   np.testing.assert_allclose(
     logits, model(batch, plans.full(3)), rtol=1e-4, atol=1e-5

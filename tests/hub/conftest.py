@@ -18,7 +18,7 @@ def unigram():
   )
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def small(make_config):
   """A config with every number of its own, so that none is mistaken."""
 

@@ -37,12 +37,18 @@ def exported(path, config, tokenizer):
   return model
 
 
-@pytest.fixture(params=['post', 'pre'])
-def folder(request, small, bpe, tmp_path):
-  """An exported folder, its config and its model."""
+@pytest.fixture(scope='module', params=['post', 'pre'])
+def original(request, small, bpe, tmp_path_factory):
   config = small(norm=request.param)
-  path = tmp_path / 'hf'
+  path = tmp_path_factory.mktemp('export') / 'hf'
   return path, config, exported(path, config, bpe)
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+  """An exported folder, its config and its model."""
+  path, config, model = original
+  return shutil.copytree(path, tmp_path / 'hf'), config, model
 
 
 def read_back(path, tokenizer, pooler=False):

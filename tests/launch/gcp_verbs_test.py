@@ -9,6 +9,7 @@ import stat
 import subprocess
 
 import pytest
+import support
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -41,14 +42,8 @@ class Cloud:
     self, verb, *arguments, name='bert', zone=ZONE, stdin=subprocess.DEVNULL
   ):
     command = [ROOT / 'launch' / f'{verb}.sh', name, zone, *arguments]
-    return subprocess.run(
-      [x for x in command if x],
-      env=self.environment,
-      stdin=stdin,
-      capture_output=True,
-      text=True,
-      timeout=60,
-      check=False,
+    return support.run(
+      [x for x in command if x], env=self.environment, stdin=stdin
     )
 
   def put(self, **content):

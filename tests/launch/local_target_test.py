@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import small_run
+import support
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(
 )
 NUM_STEPS = 40
 # Two train steps of a run write what each device saw of it; gs:// is a folder.
+# A step waits as long as the test asks for it, so that no kill is too late.
 _WITNESS = """
-import os, sys
+import os, sys, time
 if 'td_flax.main' in sys.orig_argv:
   import fake_bucket
   import jax, numpy as np
@@ -32,6 +33,8 @@ if 'td_flax.main' in sys.orig_argv:
   drawn = step.Steps._drawn
 
   def write(number, rows, ids, *masked):
+    while number == 15 and os.path.exists(f'{here}/hold'):
+      time.sleep(0.01)
     if number % 20 == 5:
       path = os.path.join(os.environ['JAX_WITNESS'], f'{number}-{rows[0]}')
       np.savez(path, rows, ids, *masked)
@@ -97,30 +100,14 @@ def training(work, workdir):
   return [f'--workdir={workdir}', *small_run.options(values)]
 
 
-def wait_until(condition):
-  deadline = time.monotonic() + 400
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
-
-
-def rows(workdir):
-  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines]
-
-
 def test_two_processes_train_what_one_does_though_one_is_killed(
   work, environment
 ):
   def launch(verb, *arguments):
-    return subprocess.run(
+    return support.run(
       [ROOT / 'launch' / f'{verb}.sh', 'pair', '--target=local', *arguments],
       env=environment | {'JAX_WITNESS': str(work / 'seen_by_two')},
       stdin=subprocess.DEVNULL,
-      capture_output=True,
-      text=True,
-      timeout=300,
-      check=False,
     )
 
   def states():
@@ -128,14 +115,9 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
 
   for seen in ('seen_by_one', 'seen_by_two'):
     (work / seen).mkdir()
-  one = subprocess.run(
+  one = support.run(
     [sys.executable, '-m', 'td_flax.main', *training(work, work / 'one')],
-    cwd=ROOT,
     env=environment | {'JAX_WITNESS': str(work / 'seen_by_one')},
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
   )
   assert one.returncode == 0, one.stderr
   assert launch('status').returncode == 75
@@ -143,18 +125,19 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert done.returncode == 0, done.stderr
   done = launch('setup')
   assert 'ready: ' in done.stdout, done.stderr
-  port = 20000 + os.getpid() % 10000 * 2
-  job = (f'--port={port}', '--', *training(work, 'gs://b/two'))
+  job = (f'--port={support.free_ports()}', '--', *training(work, 'gs://b/two'))
+  (work / 'hold').touch()
   done = launch('run', *job)
   assert done.returncode == 0, done.stdout + done.stderr
   two = work / 'gs/b/two'
   folders = [work / f'slices/pair/worker-{i}' for i in range(2)]
   try:
-    wait_until((two / 'checkpoints/10/record/record.json').exists)
+    support.wait_until((two / 'checkpoints/10/record/record.json').exists)
     victim = json.loads((folders[1] / 'state.json').read_text())['pid']
     os.kill(victim, signal.SIGKILL)
     assert 'is running' in launch('delete', '--yes').stderr
-    wait_until(lambda: not {'running', 'waiting'} & states())
+    (work / 'hold').unlink()
+    support.wait_until(lambda: not {'running', 'waiting'} & states())
   finally:
     launch('stop')
   logs = [(folder / 'log').read_text() for folder in folders]
@@ -163,7 +146,7 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert all('resuming from step' in log for log in logs), logs
   assert all(log.endswith('done: exit code 0\n') for log in logs), logs
 
-  pairs = zip(rows(two), rows(work / 'one'), strict=True)
+  pairs = zip(support.metrics(two), support.metrics(work / 'one'), strict=True)
   for row, reference in pairs:
     assert row['step'] == reference['step']
     for name in ('train/loss', 'eval/loss'):
@@ -183,47 +166,50 @@ def test_two_processes_train_what_one_does_though_one_is_killed(
   assert not (work / 'slices/pair').exists()
 
 
-def test_up_brings_back_a_worker_whose_machine_was_restarted(work, environment):
+def test_up_brings_back_a_worker_whose_machine_was_restarted(
+  work, environment, start
+):
   (work / 'bin').mkdir()
   sleep = work / 'bin/sleep'  # `up` looks once a minute
   sleep.write_text('#!/bin/sh\nexec /bin/sleep 1\n')
   sleep.chmod(0o755)
-  port = 20001 + os.getpid() % 10000 * 2
-  up = subprocess.Popen(
+  (work / 'seen_by_reborn').mkdir()
+  (work / 'hold').touch()
+  up = start(
     [
       ROOT / 'launch/up.sh', 'reborn', '--target=local', '--processes=2',
-      '--devices=1', f'--port={port}', '--', *training(work, work / 'reborn'),
+      '--devices=1', f'--port={support.free_ports()}', '--',
+      *training(work, work / 'reborn'),
     ],
-    env=environment
-    | {'PATH': f'{work / "bin"}:{os.environ["PATH"]}', 'PYTHONPATH': str(ROOT)},
+    env=environment | {
+      'PATH': f'{work / "bin"}:{os.environ["PATH"]}',
+      'JAX_WITNESS': str(work / 'seen_by_reborn'),
+    },
     stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
-    text=True,
   )  # fmt: skip
   folder = work / 'slices/reborn/worker-1'
   try:
-    wait_until((work / 'reborn/checkpoints/10').exists)
+    support.wait_until((work / 'reborn/checkpoints/10').exists, up)
     trained = json.loads((folder / 'state.json').read_text())['pid']
     status = pathlib.Path(f'/proc/{trained}/stat').read_text()
     supervisor = int(status.rpartition(')')[2].split()[1])  # its parent
     for pid in (supervisor, trained):
       os.kill(pid, signal.SIGKILL)
-    said, _ = up.communicate(timeout=300)
+    (work / 'hold').unlink()
+    code, said, _ = support.finish(up)
   finally:
     up.kill()
-    subprocess.run(
-      [ROOT / 'launch/stop.sh', 'reborn', '--target=local'],
-      env=environment,
-      check=False,
+    support.run(
+      [ROOT / 'launch/stop.sh', 'reborn', '--target=local'], env=environment
     )
-  assert up.returncode == 0, said
+  assert code == 0, said
   assert said.splitlines()[-1] == 'reborn: the run is done'
   assert 'worker 0: runs already' in said
   log = (folder / 'log').read_text()
   assert 'restarting' not in log  # the supervisor went too
   assert 'resuming from step' in log
-  steps = [row['step'] for row in rows(work / 'reborn')]
+  steps = [row['step'] for row in support.metrics(work / 'reborn')]
   assert steps == list(range(NUM_STEPS + 1))
 
 
@@ -231,12 +217,8 @@ def test_a_folder_of_others_is_left_alone(work, environment):
   (work / 'slices/mine').mkdir(parents=True)
   (work / 'slices/mine/thesis').touch()
   for verb in ('create', 'delete', 'status'):
-    done = subprocess.run(
-      [ROOT / f'launch/{verb}.sh', 'mine', '--target=local'],
-      env=environment,
-      capture_output=True,
-      text=True,
-      check=False,
+    done = support.run(
+      [ROOT / f'launch/{verb}.sh', 'mine', '--target=local'], env=environment
     )
     assert done.returncode == 1
     assert 'these scripts did not create it; left alone' in done.stderr

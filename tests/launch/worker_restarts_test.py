@@ -6,12 +6,11 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
+import support
 
 LAUNCH = pathlib.Path(__file__).parents[2] / 'launch'
 pytestmark = pytest.mark.skipif(
@@ -46,13 +45,12 @@ class Worker:
     }  # fmt: skip
 
   def run(self, verb, *arguments, told=('--index=0', '--count=2')):
-    return subprocess.run(
+    return support.run(
       [
         sys.executable, self.root / 'launch/worker.py', verb, 'bert',
         f'--home={self.root / "home"}', *told, *arguments,
       ],
-      env=self.environment, capture_output=True, text=True, timeout=60,
-      check=False,
+      env=self.environment,
     )  # fmt: skip
 
   def start(self, codes, *arguments, **told):
@@ -65,11 +63,8 @@ class Worker:
     return json.loads((self.folder / 'state.json').read_text())
 
   def until(self, *states):
-    deadline = time.monotonic() + 60
-    while (state := self.state())['state'] not in states:
-      assert time.monotonic() < deadline, state
-      time.sleep(0.02)
-    return state
+    support.wait_until(lambda: self.state()['state'] in states)
+    return self.state()
 
   def arguments(self):
     return json.loads((self.root / 'arguments').read_text())
@@ -128,8 +123,8 @@ def test_gives_up_after_many_failures_in_a_row(worker):
 def test_stop_lets_it_save_and_start_goes_on(worker):
   worker.start('wait wait')
   worker.until('running')
-  while 'training with' not in (worker.folder / 'log').read_text():
-    time.sleep(0.02)
+  log = worker.folder / 'log'
+  support.wait_until(lambda: 'training with' in log.read_text())
   assert (
     'runs already'
     in worker.run('start', '--port=8123', '--', '--config=c').stdout

@@ -2,9 +2,9 @@
 
 import pathlib
 import shutil
-import subprocess
 
 import pytest
+import support
 
 LAUNCH = pathlib.Path(__file__).parents[2] / 'launch'
 _NOTE = '#!/bin/sh\necho "$(basename "$0") $*" >>"$HOME/calls"\n'
@@ -40,14 +40,10 @@ def setup(home):
   """What it did, its exit code and the last line that it said."""
   calls = home / 'calls'
   calls.unlink(missing_ok=True)
-  done = subprocess.run(
+  done = support.run(
     ['bash', 'td_flax/launch/worker_setup.sh'],
     cwd=home,
     env={'HOME': str(home), 'PATH': str(home / 'bin')},
-    capture_output=True,
-    text=True,
-    timeout=60,
-    check=False,
   )
   said = done.stderr.splitlines()
   return calls.read_text().splitlines(), done.returncode, said[-1:]

@@ -7,10 +7,10 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
+import support
 
 jupytext = pytest.importorskip('jupytext', reason='needs the extra `notebooks`')
 
@@ -67,7 +67,9 @@ def execute(tmp_path, monkeypatch):
     notebook = jupytext.read(FOLDER / f'{name}.ipynb')
     # Where Jupyter starts.
     client = nbclient.NotebookClient(
-      notebook, timeout=400, resources={'metadata': {'path': str(FOLDER)}}
+      notebook,
+      timeout=support.TIMEOUT,
+      resources={'metadata': {'path': str(FOLDER)}},
     )
     client.create_kernel_manager()
     client.km.kernel_spec.argv[0] = sys.executable
@@ -150,13 +152,10 @@ def install(tmp_path, monkeypatch):
     script = tmp_path / 'cell.ipy'
     script.write_text('\n'.join((before, sizes, cell, '!pwd')))
     calls.write_text('')
-    done = subprocess.run(
+    done = support.run(
       [sys.executable, '-m', 'IPython', '--colors=NoColor', str(script)],
       cwd=folder,
       env=os.environ | {'PIP_EXITS': str(pip_exits)},
-      capture_output=True,
-      text=True,
-      timeout=60,
     )
     called = [x.split()[0] for x in calls.read_text().splitlines()]
     return done, called, calls.read_text()

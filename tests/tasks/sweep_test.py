@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -258,8 +259,10 @@ def test_a_run_starts_from_the_checkpoint_or_at_random(setup, engine, run):
 
 
 def test_a_damaged_checkpoint_leaves_no_workdir(setup, engine, run, tmp_path):
-  config, task, found = setup()
-  state = run.path / 'checkpoints' / '10' / 'state'
+  config, task, _ = setup()
+  shutil.copytree(run.path, tmp_path / 'run')
+  found = pretrained.find(str(tmp_path / 'run'), '--checkpoint')
+  state = tmp_path / 'run' / 'checkpoints' / '10' / 'state'
   for file in filter(pathlib.Path.is_file, state.rglob('*')):
     file.write_bytes(file.read_bytes()[:-1])
   with pytest.raises(errors.CheckpointError, match='checkpoints/10') as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, masking, step
+from td_flax import errors, step
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import policies
@@ -79,7 +79,7 @@ def test_no_square_of_scores_is_held_in_memory():
 
 
 @pytest.mark.parametrize('norm', ['post', 'pre'])
-def test_a_pass_by_hand(make_config, make_rows, special, norm):
+def test_a_pass_by_hand(make_config, make_rows, special, drawn, norm):
   config = make_config(
     drop__policy='attention',
     drop__first_layer=1,
@@ -92,10 +92,7 @@ def test_a_pass_by_hand(make_config, make_rows, special, norm):
   )
   steps = step.Steps(config, 300, special, OneDevice())
   model = steps._model()
-  ids = jnp.asarray(make_rows(4)).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(4))
-  batch = steps._masked(config, ids, keys, False)
-  router = steps._router(batch, jnp.zeros(300), keys)
+  batch, router = drawn(steps, make_rows(4))
   plan = steps.policy.plan(config)
   found = model.encode(batch.ids, batch.segments, plan, router)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, masking, step
+from td_flax import errors, step
 from td_flax.devices import OneDevice
 from td_flax.dropping.plan import Span
 
@@ -17,17 +17,9 @@ def make(make_config, special, **overrides):
   return steps, nnx.split(steps._model())[1]
 
 
-def masked(steps, rows):
-  """The rows masked, and what routes them."""
-  ids = jnp.asarray(rows).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(len(rows)))
-  batch = steps._masked(steps.config, ids, keys, steps.policy.all_as_mask)
-  return batch, steps._router(batch, jnp.zeros(300), step._fold(keys, 1))
-
-
 @pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_predicted_tokens_join_behind_the_early_layers(
-  make_config, make_rows, special, norm
+  make_config, make_rows, special, drawn, norm
 ):
   steps, params = make(
     make_config,
@@ -41,7 +33,7 @@ def test_predicted_tokens_join_behind_the_early_layers(
   params = jax.tree.map(
     lambda x: x + 0.2 * jax.random.normal(noise, x.shape), params
   )
-  batch, router = masked(steps, make_rows(5))
+  batch, router = drawn(steps, make_rows(5))
   rows = np.arange(5)[:, None]
   visible, predicted = (
     np.nonzero(at)[1].reshape(5, 16)
@@ -78,7 +70,7 @@ def test_predicted_tokens_join_behind_the_early_layers(
 
 
 def test_it_shows_early_layers_no_predicted_token(
-  make_config, make_rows, special
+  make_config, make_rows, special, drawn
 ):
   steps, params = make(
     make_config,
@@ -88,7 +80,7 @@ def test_it_shows_early_layers_no_predicted_token(
   )
   n, p = 32, steps.config.num_predicted
   assert steps.plan[:2] == (Span((0, 1), n - p), Span((2,)))
-  batch, router = masked(steps, make_rows(5))
+  batch, router = drawn(steps, make_rows(5))
   assert (batch.ids[batch.is_predicted] == special.mask).all()
   route = router(steps.plan[0], jnp.zeros((5, n, 4)), None)
   np.testing.assert_array_equal(route.kept, ~batch.is_predicted)
@@ -101,12 +93,12 @@ def test_it_shows_early_layers_no_predicted_token(
 
 
 def test_it_leaves_padding_out_before_real_tokens(
-  make_config, make_rows, special
+  make_config, make_rows, special, drawn
 ):
   rows = make_rows(5)
   rows[:, 20:] = special.pad
   steps, _ = make(make_config, special, train__mask_rate=0.25)
-  batch, router = masked(steps, rows)
+  batch, router = drawn(steps, rows)
   route = router(steps.plan[0], jnp.zeros((5, 32, 4)), None)
   assert (batch.is_predicted.sum(1) == 5).all()
   assert route.kept[:, :20].sum() == 5 * 15  # every visible token

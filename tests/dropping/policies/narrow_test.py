@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from td_flax import errors, masking, step
+from td_flax import errors, step
 from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
@@ -19,7 +19,7 @@ def make(make_config, special, **overrides):
 
 @pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_it_computes_predicted_tokens_from_states_before_it(
-  make_config, make_rows, special, norm
+  make_config, make_rows, special, drawn, norm
 ):
   steps, params = make(
     make_config, special, drop__first_layer=2, model__norm=norm
@@ -30,9 +30,7 @@ def test_it_computes_predicted_tokens_from_states_before_it(
   )  # fmt: skip
   assert list(plans.shapes(steps.plan, 32)) == [(32, 32)] * 2 + [(p, 32)] * 2
   model = nnx.merge(steps.graph, params)
-  ids = jnp.asarray(make_rows(3)).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(3))
-  batch = steps._masked(steps.config, ids, keys, False)
+  batch, _ = drawn(steps, make_rows(3))
   found = model(batch, steps.plan)
   # By hand: both late layers attend to what layer 1 returned.
   ids = batch.segments.segments

@@ -1,8 +1,8 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from td_flax import masking, step
+from td_flax import step
 from td_flax.devices import OneDevice
 from td_flax.dropping.plan import Span
 
@@ -15,13 +15,14 @@ def make(make_config, special, **overrides):
   return step.Steps(config, 300, special, OneDevice())
 
 
-def routes(steps, rows, seed=0):
-  ids = jnp.asarray(rows).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(seed), 0, jnp.arange(len(rows)))
-  batch = steps._masked(steps.config, ids, keys, False)
-  router = steps._router(batch, jnp.zeros(300), keys)
-  x = jnp.zeros((*ids.shape, 4))
-  return [router(span, x, None) for span in steps.plan if span.keep == 16]
+@pytest.fixture
+def routes(drawn):
+  def found(steps, rows):
+    _, router = drawn(steps, rows)
+    x = jnp.zeros((*rows.shape, 4))
+    return [router(span, x, None) for span in steps.plan if span.keep == 16]
+
+  return found
 
 
 def test_every_middle_layer_is_a_span(make_config, special):
@@ -32,7 +33,7 @@ def test_every_middle_layer_is_a_span(make_config, special):
 
 
 def test_layers_draw_apart_and_specials_like_others(
-  make_config, make_rows, special
+  make_config, make_rows, special, routes
 ):
   steps = make(make_config, special, train__predicted_only_last_layer=False)
   first, second, third = routes(steps, make_rows(200))
@@ -45,7 +46,7 @@ def test_layers_draw_apart_and_specials_like_others(
   assert jnp.abs(shares - 0.5).max() < 0.1
 
 
-def test_padding_is_drawn_last(make_config, make_rows, special):
+def test_padding_is_drawn_last(make_config, make_rows, special, routes):
   rows = make_rows(20)
   rows[:, 20:] = special.pad
   steps = make(make_config, special, train__predicted_only_last_layer=False)
@@ -58,13 +59,10 @@ def test_any_number_of_tokens_can_be_kept(make_config, special):
   assert steps.layer_tokens_kept < 0.5
 
 
-def test_a_pass_by_hand(make_config, make_rows, special):
+def test_a_pass_by_hand(make_config, make_rows, special, drawn):
   steps = make(make_config, special, model__norm='pre')
   model = steps._model()
-  ids = jnp.asarray(make_rows(3)).astype(jnp.int32)
-  keys = masking.row_keys(jax.random.key(0), 0, jnp.arange(3))
-  batch = steps._masked(steps.config, ids, keys, False)
-  router = steps._router(batch, jnp.zeros(300), keys)
+  batch, router = drawn(steps, make_rows(3))
   plan = steps.policy.plan(steps.config)
   found = model.encode(batch.ids, batch.segments, plan, router)
   segments = batch.segments.segments
