@@ -206,7 +206,7 @@ def crossings(
   if not seeds or arm in found.own:
     return None
 
-  def crossings(chosen: list[int]) -> dict[str, Any]:
+  def reached(chosen: list[int]) -> dict[str, Any]:
     losses = [mean_loss(point, chosen) for point in points]
     goal = mean_loss(target, chosen)
     return {
@@ -216,7 +216,7 @@ def crossings(
       for key in ('time', 'flops_share')
     }
 
-  by_seed = {seed: crossings([seed]) for seed in seeds}
+  by_seed = {seed: reached([seed]) for seed in seeds}
   needed = {(arm, steps) for steps in lengths}
   needed |= {(PLAIN, x['steps']) for x in target.values()}
   return {
@@ -231,7 +231,7 @@ def crossings(
       }
       for steps, point in zip(lengths, points, strict=True)
     ],
-    **crossings(seeds),
+    **reached(seeds),
     'by_seed': by_seed,
     'interval': statistics.crossing_interval(
       [statistics.Crossing(**x['time']) for x in by_seed.values()], error
