@@ -16,7 +16,7 @@ where `model.init=local` begins, and 30% of the tokens predicted instead of 15%
   time, 3 seeds. `narrow` and `mask_later` train something else than BERT: judge
   them by fine-tuning (docs/comparing.md, scores).
 - `layers`: four spans times three shares around the published setting (layers
-  2 to 4 of 0 to 5 at half the tokens), with a last fifth at full sequences.
+  2 to 4 of 0 to 5 at half the tokens).
 - `schedules`: full sequences at the end, at the beginning too, more or fewer
   tokens as training goes on, a table that learns faster, chance mixed with
   importance.
@@ -131,12 +131,11 @@ def _to_choose_by(config):
 
 def _layers(config):
   _to_choose_by(config)
-  config.arms.published = ''
   for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
     for share in (35, 50, 75):  # 30% are predicted, and kept
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (
         f'drop.first_layer={first} drop.last_layer={last} '
-        f'drop.keep={share / 100} {FULL_END}'
+        f'drop.keep={share / 100}'
       )
   config.reference = 'layers_2_4_keep_50'
 
