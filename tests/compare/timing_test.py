@@ -60,7 +60,7 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
     def turn(self, steps):
       return self.seconds
 
-  monkeypatch.setattr(timing, 'Arm', Fake)
+  monkeypatch.setattr(timing, 'TimedStep', Fake)
   found = timing.measure({'plain': plain, 'staged': staged}, 300, 3)
   assert found['arms']['plain']['ratio'] == 1.0
   assert found['arms']['staged']['ratio'] == pytest.approx(0.25 + 0.75 * 0.5)
