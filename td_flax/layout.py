@@ -1,4 +1,4 @@
-"""Names on disk that what reads and writes them shares with its mirrors.
+"""Names on disk that several modules share.
 
 Imports nothing: `bucket` is imported where nothing heavy may be.
 """
