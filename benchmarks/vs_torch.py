@@ -35,6 +35,7 @@ from absl import flags as absl_flags
 
 from td_flax import config as config_lib
 from td_flax import errors, flags
+from td_flax.data import workers
 
 _ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
 _STEPS = absl_flags.DEFINE_integer('steps', 1, 'Steps per turn.')
@@ -188,7 +189,7 @@ def main() -> None:
       f'JAX_PLATFORMS: must be cpu (jax runs on {jax.default_backend()}): '
       'PyTorch is timed on the CPU'
     )
-  threads = len(os.sched_getaffinity(0))  # XLA's pool has as many
+  threads = workers.usable_cores()  # XLA's pool has as many
   torch.set_num_threads(threads)
   rows = []
   for dtype in _DTYPES.value:

@@ -75,6 +75,12 @@ def write_json(path: pathlib.Path, content: Any, **options: Any) -> None:
   write_atomically(path, text.encode())
 
 
+def file_sha256(path: pathlib.Path) -> str:
+  """The sha256 of a file's content, in hexadecimal."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
 def verify(directory: pathlib.Path, items: list[dict[str, Any]]) -> None:
   """Compares files, a few at once, with what a manifest says about them.
 
@@ -113,8 +119,7 @@ def _problem(directory: pathlib.Path, item: dict[str, Any]) -> str:
     size = path.stat().st_size
     if size != item['bytes']:
       return f'has {size:,} bytes instead of {item["bytes"]:,}'
-    with path.open('rb') as file:
-      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    digest = file_sha256(path)
   except OSError as error:
     return f'cannot be read ({error.strerror})'
   return '' if digest == item['sha256'] else 'damaged (its sha256 differs)'

@@ -208,8 +208,7 @@ def clear_errors(
   except errors.UserError:
     raise
   except Exception as error:  # whatever it is
-    reason = f'{type(error).__name__}: {errors.one_line(error, 300)}'
-    raise kind(f'{problem}: {reason}{more}') from error
+    raise kind(f'{problem}: {errors.named(error, 300)}{more}') from error
 
 
 def whole(sizes: dict[str, int]) -> dict[str, int]:

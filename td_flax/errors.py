@@ -44,6 +44,11 @@ def one_line(error: Exception, limit: int | None = None) -> str:
   return (' '.join(str(error).split()) or repr(error))[:limit]
 
 
+def named(error: Exception, limit: int | None = None) -> str:
+  """The same behind the name of the error's class."""
+  return f'{type(error).__name__}: {one_line(error, limit)}'
+
+
 def differences(triples: Iterable[tuple[str, Any, Any]]) -> str:
   """Names what differs, with both values; '' where nothing does.
 

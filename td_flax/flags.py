@@ -145,7 +145,7 @@ def _config_file(argv: list[str]) -> str:
 def _reason(error: Exception) -> str:
   if 'get_config' in str(error):
     return 'is no config file: it has no get_config()'
-  return f'{type(error).__name__}: {errors.one_line(error)}'
+  return errors.named(error)
 
 
 def _exit(error: errors.UserError) -> NoReturn:

@@ -185,10 +185,9 @@ class _Mirror:
         self._is_failing = False
       except Exception as error:  # any kind: a network never ends the training
         if not self._is_failing:  # one line, not one per attempt
-          reason = f'{type(error).__name__}: {errors.one_line(error, 300)}'
           progress.write_line(
-            f'warning: {self._bucket.url}: cannot be written ({reason}); '
-            'training goes on, it is tried again'
+            f'warning: {self._bucket.url}: cannot be written '
+            f'({errors.named(error, 300)}); training goes on, it is tried again'
           )
         self._is_failing = True
 

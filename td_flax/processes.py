@@ -69,7 +69,7 @@ def joined() -> Iterator[None]:
     raise
   except BaseException as error:
     time.sleep(_SECONDS_TO_HEAR)
-    others.leave(errors.UserError(f'{type(error).__name__}: {error}'))
+    others.leave(errors.UserError(errors.named(error)))
     raise
   others.leave()
 

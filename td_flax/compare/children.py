@@ -92,8 +92,7 @@ def places(found: Machine, jobs: int) -> list[Place]:
       f'--jobs={jobs}: must be at most {most}, the {what} of this machine'
     )
   if found.platform == 'cpu':
-    affinity = getattr(os, 'sched_getaffinity', lambda _: ())  # not on macOS
-    cores = sorted(affinity(0))
+    cores = workers.core_numbers()
     # Neighbouring numbers together: they are often near each other.
     bounds = [round(i * len(cores) / jobs) for i in range(jobs + 1)]
     return [
@@ -245,6 +244,5 @@ def _main(
     sys.exit(error.exit_code)
   except Exception as error:  # a bug: the traceback is in the log
     traceback.print_exc()
-    reason = f'{type(error).__name__}: {errors.one_line(error)}'
-    answer.send((None, reason))
+    answer.send((None, errors.named(error)))
     sys.exit(1)

@@ -40,6 +40,11 @@ class Found(NamedTuple):
     return self.rows.get((arm, *by_arm.get(arm, ())), {})
 
 
+def _arms(runs: set[Run], by_arm: dict[str, tuple[int, ...]]) -> set[str]:
+  """Those of the runs that are of the one length of a protocol."""
+  return {x.arm for x in runs if (x.steps,) == by_arm.get(x.arm)}
+
+
 def _losses(by_seed: Seeds) -> dict[int, float]:
   return {seed: x['loss'] for seed, x in by_seed.items()}
 
@@ -76,7 +81,7 @@ def figures(
   ours = found.of(by_arm, arm)
   if not ours:
     return None
-  diverged = {x.arm for x in found.lost if (x.steps,) == by_arm.get(x.arm)}
+  diverged = _arms(found.lost, by_arm)
   # There is no `shallow` where training goes on from somebody's weights.
   others = [x for x in CONTROLS if x != arm and x in by_arm]
   instead = {
@@ -135,9 +140,7 @@ def _scored(
   scores = {x: _scores(found.of(by_arm, x), name) for x in (arm, *others)}
   if not scores[arm]:
     return None
-  lacking = {
-    x.arm for x in found.lost | found.failed if (x.steps,) == by_arm.get(x.arm)
-  }
+  lacking = _arms(found.lost | found.failed, by_arm)
   for x in scores:
     there = [y['scores'] for y in found.of(by_arm, x).values()]
     if any(y[name]['score'] is None for y in there if name in y):

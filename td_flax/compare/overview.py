@@ -48,10 +48,7 @@ def text(
     for name in arms
   }
   lengths = plan.lengths(settings, ratios)
-  planned = {
-    run: plan.run_config(arms[run.arm], run, data_dir)
-    for run in plan.runs(settings, lengths)
-  }
+  planned = plan.configs(settings, arms, lengths, data_dir)
   trained = runs.finished(path, planned)
   scored = plan.scored(settings, lengths)
   unscored = runs.unscored(path, scored, settings.scores)

@@ -151,6 +151,23 @@ def scored(settings: Settings, found: Lengths) -> list[Run]:
   return runs(settings, chosen)
 
 
+def configs(
+  settings: Settings,
+  arms: dict[str, Arm],
+  found: Lengths,
+  data_dir: pathlib.Path,
+) -> dict[Run, Config]:
+  """The config of every run, in the order of `runs`.
+
+  Raises:
+    errors.ConfigError: an arm cannot be as short as a run of it.
+  """
+  return {
+    run: run_config(arms[run.arm], run, data_dir)
+    for run in runs(settings, found)
+  }
+
+
 def run_config(arm: Arm, run: Run, data_dir: pathlib.Path) -> Config:
   """The config of a run: a normal one, whose schedule ends with it.
 

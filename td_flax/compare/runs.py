@@ -145,7 +145,7 @@ def execute(
         report(failed)
       except Exception as error:  # any kind: runs do not end with a picture
         progress.write_line(
-          f'warning: no report this time ({type(error).__name__}: {error})'
+          f'warning: no report this time ({errors.named(error)})'
         )
   if children.stopping:
     raise errors.Stopped(

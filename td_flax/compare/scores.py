@@ -5,7 +5,6 @@ they go where the run goes; beside it a folder for each task's fine-tuning.
 """
 
 import functools
-import hashlib
 import json
 import math
 import pathlib
@@ -119,12 +118,9 @@ def made_with(name: str, wanted: Scores) -> dict[str, Any]:
 
 @functools.cache  # every run asks
 def _digest(folder: str, files: str) -> str:
-  sha = hashlib.sha256()
-  for path in sorted(pathlib.Path(folder).glob(files)):
-    with path.open('rb') as file:
-      digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    sha.update(f'{path.name} {digest}\n'.encode())
-  return sha.hexdigest()
+  paths = sorted(pathlib.Path(folder).glob(files))
+  digests = {path.name: artifacts.file_sha256(path) for path in paths}
+  return artifacts.fingerprint(digests)
 
 
 def add(workdir: pathlib.Path, names: list[str], wanted: Scores) -> None:

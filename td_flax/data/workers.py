@@ -46,11 +46,16 @@ class Runner:
         yield labels.pop(future), future.result()
 
 
+def core_numbers() -> list[int]:
+  """The cores this process may use, ascending; none where macOS tells none."""
+  if hasattr(os, 'sched_getaffinity'):
+    return sorted(os.sched_getaffinity(0))
+  return []
+
+
 def usable_cores() -> int:
   """How many cores this process may use."""
-  if hasattr(os, 'sched_getaffinity'):  # not on macOS
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  return len(core_numbers()) or os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -116,10 +116,7 @@ def _compare(
       )
     ratios = {name: timing['arms'][name]['ratio'] for name in arms}
     lengths = plan.lengths(settings, ratios)
-    planned = {
-      run: plan.run_config(arms[run.arm], run, data_dir)
-      for run in plan.runs(settings, lengths)
-    }
+    planned = plan.configs(settings, arms, lengths, data_dir)
     if not missing and len(runs.finished(path, planned)) < len(planned):
       parallel = settings.base.parallel
       here = children.call(places[0], timing_lib.machine, parallel)

@@ -1,11 +1,10 @@
 """Scores of runs: their data, what is missing, one after another."""
 
-import hashlib
 import json
 
 import pytest
 
-from td_flax import errors, pretrained
+from td_flax import artifacts, errors, pretrained
 from td_flax.compare import scores
 from td_flax.compare.settings import Scores
 from td_flax.tasks import blimp, glue_suite, scorer
@@ -159,7 +158,7 @@ def test_an_interruption_repeats_only_what_is_missing(tmp_path, monkeypatch):
   found = json.loads((folder / 'scores.json').read_text())
   assert found['mrpc'] == {
     'made_with': {
-      'data': hashlib.sha256().hexdigest(),  # there is none here
+      'data': artifacts.fingerprint({}),  # there is none here
       'score_seeds': 2,
       'score_epochs': 0.5,
       'score_learning_rate': 1e-3,

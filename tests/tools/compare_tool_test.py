@@ -8,9 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+import support
 
 from td_flax.compare import scores, settings
 
@@ -182,11 +182,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_report(tiny, done):
     text=True,
   )
   metrics = cut / 'runs/random/12/seed0/metrics.jsonl'
-  deadline = time.monotonic() + 200
-  while not (metrics.exists() and metrics.read_text()):
-    assert time.monotonic() < deadline
-    assert running.poll() is None
-    time.sleep(0.02)
+  support.wait_until(lambda: metrics.exists() and metrics.read_text(), running)
   running.send_signal(signal.SIGTERM)
   _, said = running.communicate(timeout=100)
   assert running.returncode == 75

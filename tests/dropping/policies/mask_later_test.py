@@ -5,25 +5,15 @@ import pytest
 from flax import nnx
 
 from td_flax import errors, step
-from td_flax.devices import OneDevice
 from td_flax.dropping.plan import Span
-
-
-def make(make_config, special, **overrides):
-  config = make_config(
-    drop__policy='mask_later', model__num_layers=4, **overrides
-  )
-  steps = step.Steps(config, 300, special, OneDevice())
-  return steps, nnx.split(steps._model())[1]
 
 
 @pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_predicted_tokens_join_behind_the_early_layers(
-  make_config, make_rows, special, drawn, norm
+  make_steps, make_rows, special, drawn, norm
 ):
-  steps, params = make(
-    make_config,
-    special,
+  steps, params = make_steps(
+    'mask_later',
     drop__last_layer=1,
     train__mask_rate=0.5,
     model__norm=norm,
@@ -70,11 +60,10 @@ def test_predicted_tokens_join_behind_the_early_layers(
 
 
 def test_it_shows_early_layers_no_predicted_token(
-  make_config, make_rows, special, drawn
+  make_steps, make_rows, special, drawn
 ):
-  steps, params = make(
-    make_config,
-    special,
+  steps, params = make_steps(
+    'mask_later',
     drop__last_layer=1,
     train__mask_rate=0.5,
   )
@@ -93,11 +82,11 @@ def test_it_shows_early_layers_no_predicted_token(
 
 
 def test_it_leaves_padding_out_before_real_tokens(
-  make_config, make_rows, special, drawn
+  make_steps, make_rows, special, drawn
 ):
   rows = make_rows(5)
   rows[:, 20:] = special.pad
-  steps, _ = make(make_config, special, train__mask_rate=0.25)
+  steps, _ = make_steps('mask_later', train__mask_rate=0.25)
   batch, router = drawn(steps, rows)
   route = router(steps.plan[0], jnp.zeros((5, 32, 4)), None)
   assert (batch.is_predicted.sum(1) == 5).all()

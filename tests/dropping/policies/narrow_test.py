@@ -5,25 +5,16 @@ import pytest
 from flax import nnx
 
 from td_flax import errors, step
-from td_flax.devices import OneDevice
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
 from td_flax.dropping.plan import Span
 
 
-def make(make_config, special, **overrides):
-  config = make_config(drop__policy='narrow', model__num_layers=4, **overrides)
-  steps = step.Steps(config, 300, special, OneDevice())
-  return steps, nnx.split(steps._model())[1]
-
-
 @pytest.mark.parametrize('norm', ['post', 'pre'])
 def test_it_computes_predicted_tokens_from_states_before_it(
-  make_config, make_rows, special, drawn, norm
+  make_steps, make_rows, special, drawn, norm
 ):
-  steps, params = make(
-    make_config, special, drop__first_layer=2, model__norm=norm
-  )
+  steps, params = make_steps('narrow', drop__first_layer=2, model__norm=norm)
   p = steps.config.num_predicted
   assert steps.plan == (
     Span((0, 1)), Span((2, 3), p, cross_attend=2, restore=False),
@@ -46,13 +37,12 @@ def test_it_computes_predicted_tokens_from_states_before_it(
 
 @pytest.mark.parametrize('remat', ['none', 'layer'])
 def test_its_layers_as_a_loop_are_the_same(
-  make_config, make_rows, special, remat
+  make_steps, make_rows, special, remat
 ):
   losses = []
   for scan in (False, True):
-    steps, params = make(
-      make_config,
-      special,
+    steps, params = make_steps(
+      'narrow',
       drop__first_layer=1,
       model__scan_layers=scan,
       model__remat=remat,
