@@ -13,8 +13,8 @@ _PEER = """
 import sys
 from td_flax import errors, peers
 
-peers._REPORT, peers._GRACE = 0.3, 1.0
-port, count, index, join_timeout, lost_timeout = map(int, sys.argv[1:])
+port, count, index, join_timeout, lost_timeout, grace = map(int, sys.argv[1:])
+peers._REPORT, peers._GRACE = 0.3, grace
 others = peers.Peers(
   'localhost',
   port,
@@ -48,8 +48,8 @@ def port():
 def start(start, port):
   """Starts peers of (index, count)."""
 
-  def one(index, count, join_timeout=60, lost_timeout=30):
-    numbers = port, count, index, join_timeout, lost_timeout
+  def one(index, count, join_timeout=60, lost_timeout=30, grace=1):
+    numbers = port, count, index, join_timeout, lost_timeout, grace
     command = [sys.executable, '-c', _PEER, *map(str, numbers)]
     return start(command, stdin=subprocess.PIPE)
 
@@ -134,6 +134,16 @@ def test_a_process_that_fails_alone_ends_the_others(start):
     code, line = end(processes[index])
     assert code == 75
     assert 'process 1 ended: train.batch_size=3: wrong' in line
+
+
+def test_the_first_reason_counts_though_another_is_lost_after_it(start):
+  processes = met(
+    [start(index, 3, grace=(30, 1, 1)[index]) for index in range(3)]
+  )
+  tell(processes[1], 'fail')
+  # While process 0 waits to fail too. Its input stays open: it is not done.
+  assert processes[2].wait(timeout=support.TIMEOUT) == 75
+  assert 'process 1 ended: train.batch_size=3: wrong' in end(processes[0])[1]
 
 
 def test_processes_that_do_not_fit_together_are_refused(start):
