@@ -15,14 +15,16 @@ where `model.init=local` begins, and 30% of the tokens predicted instead of 15%
 - `rivals`: every policy, pooled clusters and sctd, at equal steps and equal
   time, 3 seeds. `narrow` and `mask_later` train something else than BERT: judge
   them by fine-tuning (docs/comparing.md, scores).
+- `rates`: is the learning rate one that flatters? Plain and published dropping
+  at half and twice of it.
 - `layers`: four spans times three shares around the published setting (layers
   2 to 4 of 0 to 5 at half the tokens).
 - `schedules`: full sequences at the end, at the beginning too, more or fewer
   tokens as training goes on, a table that learns faster, chance mixed with
   importance.
 
-The last two are at equal time with 2 seeds: to choose by. What is chosen goes
-into `verdict`.
+`layers` and `schedules` are at equal time, `rates` at equal steps, all with 2
+seeds: to choose by. What is chosen goes into `verdict`.
 """
 
 from td_flax import errors
@@ -41,6 +43,7 @@ def get_config(question):
   questions = {
     'verdict': _verdict,
     'rivals': _rivals,
+    'rates': _rates,
     'layers': _layers,
     'schedules': _schedules,
   }
@@ -124,13 +127,19 @@ def _rivals(config):
   config.protocols = 'equal_steps,equal_time'
 
 
-def _to_choose_by(config):
+def _rates(config):
+  config.arms.published = ''
+  for name, factor in (('half', 0.5), ('double', 2)):
+    rate = config.base.optimizer.learning_rate * factor
+    change = f'optimizer.learning_rate={rate}'
+    config.arms[f'plain_{name}'] = f'drop.policy=none {change}'
+    config.arms[f'published_{name}'] = change
+  config.reference = 'published'
   config.seeds = 2
-  config.protocols = 'equal_time'
+  config.protocols = 'equal_steps'
 
 
 def _layers(config):
-  _to_choose_by(config)
   for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
     for share in (35, 50, 75):  # 30% are predicted, and kept
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (
@@ -138,10 +147,11 @@ def _layers(config):
         f'drop.keep={share / 100}'
       )
   config.reference = 'layers_2_4_keep_50'
+  config.seeds = 2
+  config.protocols = 'equal_time'
 
 
 def _schedules(config):
-  _to_choose_by(config)
   config.arms.published = ''
   for name, stages in {
     'full_end_10': '90%; rest policy=none',
@@ -155,3 +165,5 @@ def _schedules(config):
   config.arms.fast_table = f'{FULL_END} drop.beta=0.95'
   config.arms.noise = f'{FULL_END} drop.noise=1.0'
   config.reference = 'full_end_20'
+  config.seeds = 2
+  config.protocols = 'equal_time'
