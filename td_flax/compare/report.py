@@ -1,7 +1,7 @@
 """What the finished runs say: report.json, report.md and plots."""
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from td_flax import artifacts
@@ -92,7 +92,10 @@ def markdown(found: dict[str, Any]) -> str:
       lines += _target(figures, conclusive=found['conclusive'])
     else:
       lines += [*_losses_table(protocol, figures), '']
-      lines += _words(figures, conclusive=found['conclusive'])
+      if found['conclusive']:
+        lines += [*_words(figures), *_by_chance([figures])]
+      else:
+        lines += ['Inconclusive: nothing follows from these differences.']
       if protocol == EQUAL_TIME:
         lines += _worth(found)
       lines += _scores(figures, conclusive=found['conclusive'])
@@ -129,8 +132,9 @@ def _arms(found: dict[str, Any]) -> list[str]:
 
 def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
   has_own = any(x['own_loss'] for x in figures.values())
-  head = ['arm', 'steps', 'loss', 'n', 'minus plain', '95% interval']
-  head += ['verdict', 'time', 'FLOPs']
+  controls = _told(figures)
+  head = ['arm', 'steps', 'loss', 'n', *(f'minus {x}' for x in controls)]
+  head += ['time', 'FLOPs']
   head += ["loss of the policy's own evaluation"] if has_own else []
   what = (
     "every arm takes as many steps as fit into plain's time"
@@ -144,9 +148,8 @@ def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
     '|---' * len(head) + '|',
   ]
   for arm, x in figures.items():
-    to_plain = x['against'].get(PLAIN)
     cells = [arm, f'{x["steps"]:,}', _spread(x['loss']), str(len(x['seeds']))]
-    cells += _difference(to_plain, _NATS)
+    cells += [_difference(by_arm.get(arm), x) for by_arm in controls.values()]
     cells += [f'{x["time"]:.3f}', f'{x["flops_share"]:.3f}']
     if has_own:
       cells.append(_spread(x['own_loss']) if x['own_loss'] else '')
@@ -159,42 +162,85 @@ def _spread(x: dict[str, Any], scale: _Scale = _NATS) -> str:
   return f'{scale.size(x["mean"])}{spread}'
 
 
-def _difference(x: dict[str, Any] | None, scale: _Scale) -> list[str]:
-  """The cells of a difference: mean, interval, verdict."""
+def _difference(
+  x: dict[str, Any] | None, ours: dict[str, Any], scale: _Scale = _NATS
+) -> str:
+  """The cell of a difference: mean, interval, verdict, seeds if not all."""
   if x is None:
-    return ['', '', '']
-  return [scale.signed(x['mean']), _interval(x, scale), x['verdict']]
-
-
-def _interval(x: dict[str, Any], scale: _Scale) -> str:
-  if x['low'] is None:
     return ''
-  return f'{scale.signed(x["low"])} to {scale.signed(x["high"])}'
+  parts = [scale.signed(x['mean'])]
+  if x['low'] is not None:
+    parts[0] += f' ({scale.signed(x["low"])} to {scale.signed(x["high"])})'
+  if x['verdict']:
+    parts.append(x['verdict'])
+  if x['n'] < len(ours['seeds']):
+    parts.append(f'n={x["n"]}')
+  return ', '.join(parts)
 
 
-def _words(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
-  """What follows from a protocol's losses, a line for each difference."""
-  if not conclusive:
-    return ['Inconclusive: nothing follows from these differences.']
-  told = list(_told(figures))
-  lines = [f'- {sentence(*x)}' for x in told]
-  return lines + _by_chance(x for _, _, x in told)
-
-
-def _told(
-  figures: dict[str, Any],
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
-  """The differences that are put into words: arm, control, difference."""
+def _told(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """The differences that are told, by control and arm."""
+  told: dict[str, dict[str, Any]] = {control: {} for control in CONTROLS}
   for arm, x in figures.items():
     for control, difference in x['against'].items():
       # How the controls differ among themselves is seen beside plain.
       if control == PLAIN or arm not in CONTROLS:
-        yield arm, control, difference
+        told[control][arm] = difference
+  return {control: by_arm for control, by_arm in told.items() if by_arm}
 
 
-def _by_chance(told: Iterable[dict[str, Any]]) -> list[str]:
+# What follows from the differences to a control, by their verdict.
+_FOLLOWS = {
+  'better': 'better than {}',
+  'worse': 'worse than {}',
+  'not distinguishable': (
+    'not distinguishable from {}, so neither a difference nor equality follows'
+  ),
+  OWN_GEOMETRY: (
+    'no verdict by losses against {}, since one of the two trains something '
+    'else than plain BERT; scores decide'
+  ),
+  DIVERGED: 'no verdict against {}, since not all runs reached their end',
+  '': 'no verdict against {}, since one seed has no interval',
+}
+
+
+def _words(
+  figures: dict[str, Any], scale: _Scale = _NATS, of: str = ''
+) -> list[str]:
+  """What follows from figures, a line for each control and verdict."""
+  lines = []
+  told = _told(figures)
+  for control, by_arm in told.items():
+    for verdict, follows in _FOLLOWS.items():
+      arms = [
+        f'{arm} by {scale.size(abs(x["mean"]))} {scale.unit}'
+        if verdict in ('better', 'worse')
+        else arm
+        for arm, x in by_arm.items()
+        if x['verdict'] == verdict
+      ]
+      if arms:
+        lines.append(f'- {of}{follows.format(control)}: {", ".join(arms)}')
+  seeds = [x['n'] for by_arm in told.values() for x in by_arm.values()]
+  return lines + _preliminary(seeds)
+
+
+def _preliminary(seeds: list[int]) -> list[str]:
+  fewest = min(seeds, default=statistics.ENOUGH_SEEDS)
+  if fewest >= statistics.ENOUGH_SEEDS:
+    return []
+  return ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
+
+
+def _by_chance(several: Iterable[dict[str, Any]]) -> list[str]:
   """What several verdicts at once mean."""
-  verdicts = sum(x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY) for x in told)
+  verdicts = sum(
+    x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY)
+    for figures in several
+    for by_arm in _told(figures).values()
+    for x in by_arm.values()
+  )
   if verdicts < 2:
     return []
   return [
@@ -242,76 +288,41 @@ def _front(found: dict[str, Any]) -> list[str]:
 
 
 def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
-  """The table of a protocol's scores, and what follows from them."""
+  """The tables of a protocol's scores, and what follows from them."""
   by_name: dict[str, dict[str, Any]] = {}
   for arm, x in figures.items():
     for name, score in x['scores'].items():
       by_name.setdefault(name, {})[arm] = score
   if not by_name:
     return []
+  controls = [
+    x for x in CONTROLS if any(x in _told(y) for y in by_name.values())
+  ]
+  head = ['score', 'arm', 'mean', 'n', *(f'minus {x}' for x in controls)]
   lines = [
     '',
     'Scores of the final checkpoints at full sequences, x 100: more is better. '
     'BLiMP without training (chance: 50), tasks of GLUE on dev after '
     'fine-tuning.',
     '',
-    '| score | arm | mean | n | minus plain | 95% interval | verdict |',
-    '|---' * 7 + '|',
+    f'| {" | ".join(head)} |',
+    '|---' * len(head) + '|',
   ]
-  words, told = [], []
+  words = []
   for name, by_arm in by_name.items():
+    told = _told(by_arm)
     for arm, x in by_arm.items():
-      to_plain = x['against'].get(PLAIN)
       cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
-      cells += [str(len(x['seeds'])), *_difference(to_plain, _POINTS)]
+      cells.append(str(len(x['seeds'])))
+      cells += [
+        _difference(told.get(control, {}).get(arm), x, _POINTS)
+        for control in controls
+      ]
       lines.append(f'| {" | ".join(cells)} |')
-    for x in _told(by_arm):
-      words.append(f'- {name}: {sentence(*x, _POINTS)}')
-      told.append(x[-1])
+    words += ['', *_words(by_arm, _POINTS, f'{name}: ')]
   if not conclusive:
-    words = ['Inconclusive: nothing follows from these differences either.']
-  return [*lines, '', *words, *_by_chance(told)]
-
-
-def sentence(
-  arm: str, control: str, x: dict[str, Any], scale: _Scale = _NATS
-) -> str:
-  """A difference in words.
-
-  Args:
-    arm: whose figure it is.
-    control: whose figure is subtracted.
-    x: `n`, `mean`, `low`, `high`, `verdict`.
-    scale: how it is printed.
-  """
-  if x['low'] is None:
-    return (
-      f'{arm}, {control}: one seed, so no interval and no verdict (difference '
-      f'{scale.signed(x["mean"])}).'
-    )
-  if x['verdict'] == DIVERGED:
-    return (
-      f'{arm}, {control}: not all runs reached their end, so no verdict '
-      f'(difference of those that did {scale.signed(x["mean"])}).'
-    )
-  if x['verdict'] == OWN_GEOMETRY:
-    return (
-      f'{arm}, {control}: one of them trains something else than plain BERT; '
-      'losses as plain BERT decide nothing, fine-tuning does (`scores`).'
-    )
-  if x['verdict'] == 'not distinguishable':
-    text = (
-      f'{arm} is not distinguishable from {control} ({_interval(x, scale)}): '
-      'neither a difference nor equality follows.'
-    )
-  else:
-    text = (
-      f'{arm} is {x["verdict"]} than {control} by '
-      f'{scale.size(abs(x["mean"]))} {scale.unit} ({_interval(x, scale)}).'
-    )
-  if x['n'] < statistics.ENOUGH_SEEDS:
-    text += f' Preliminary: {x["n"]} seeds.'
-  return text
+    words = ['', 'Inconclusive: nothing follows from these differences either.']
+  return [*lines, *words, *_by_chance(by_name.values())]
 
 
 def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
@@ -346,9 +357,7 @@ def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
     ]
   else:
     words = ['Inconclusive: nothing follows from these times.']
-  fewest = min(len(x['seeds']) for x in figures.values())
-  if fewest < statistics.ENOUGH_SEEDS:
-    words += ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
+  words += _preliminary([len(x['seeds']) for x in figures.values()])
   return [*lines, '', *words]
 
 
