@@ -60,7 +60,6 @@ class Peers:
     self._done: set[int] = set()
     self._changed = threading.Condition()
     self._exit_code: int | None = None  # of a failure of this process
-    self._failure: str | None = None  # of another, which ends the run
     self._ending = threading.RLock()  # the first reason is the one that counts
 
   def meet(self) -> None:
@@ -193,7 +192,7 @@ class Peers:
       for line in _lines(connection):
         word, _, text = line.partition(' ')
         if word == 'fail':
-          self._failure = self._failure or text
+          self._ending.acquire()  # who is lost from now on is so by this
           if self._index == 0:
             self._tell(line)
           time.sleep(_GRACE)
@@ -217,7 +216,6 @@ class Peers:
 
   def _lost(self, text: str) -> None:
     self._ending.acquire()
-    text = self._failure or text  # for which the others end, some before us
     if self._index == 0:
       self._tell(f'gone {text}')
       time.sleep(_HEADSTART)

@@ -138,7 +138,7 @@ def test_a_process_that_fails_alone_ends_the_others(start):
 
 def test_the_first_reason_counts_though_another_is_lost_after_it(start):
   processes = met(
-    [start(index, 3, grace=(30, 1, 1)[index]) for index in range(3)]
+    [start(index, 3, grace=(6, 1, 1)[index]) for index in range(3)]
   )
   tell(processes[1], 'fail')
   # While process 0 waits to fail too. Its input stays open: it is not done.

@@ -127,7 +127,13 @@ def _rivals(config):
   config.protocols = 'equal_steps,equal_time'
 
 
+def _to_choose_by(config, protocol):
+  config.seeds = 2
+  config.protocols = protocol
+
+
 def _rates(config):
+  _to_choose_by(config, 'equal_steps')
   config.arms.published = ''
   for name, factor in (('half', 0.5), ('double', 2)):
     rate = config.base.optimizer.learning_rate * factor
@@ -135,11 +141,10 @@ def _rates(config):
     config.arms[f'plain_{name}'] = f'drop.policy=none {change}'
     config.arms[f'published_{name}'] = change
   config.reference = 'published'
-  config.seeds = 2
-  config.protocols = 'equal_steps'
 
 
 def _layers(config):
+  _to_choose_by(config, 'equal_time')
   for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
     for share in (35, 50, 75):  # 30% are predicted, and kept
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (
@@ -147,11 +152,10 @@ def _layers(config):
         f'drop.keep={share / 100}'
       )
   config.reference = 'layers_2_4_keep_50'
-  config.seeds = 2
-  config.protocols = 'equal_time'
 
 
 def _schedules(config):
+  _to_choose_by(config, 'equal_time')
   config.arms.published = ''
   for name, stages in {
     'full_end_10': '90%; rest policy=none',
@@ -165,5 +169,3 @@ def _schedules(config):
   config.arms.fast_table = f'{FULL_END} drop.beta=0.95'
   config.arms.noise = f'{FULL_END} drop.noise=1.0'
   config.reference = 'full_end_20'
-  config.seeds = 2
-  config.protocols = 'equal_time'

@@ -26,6 +26,9 @@ class _Scale(NamedTuple):
     return f'{self.factor * x:.{self.digits}f}'
 
 
+# The differences that are told, by control and arm.
+_Told = dict[str, dict[str, Any]]
+
 _NATS, _POINTS = _Scale(1, 4, 'nats'), _Scale(100, 2, 'points')
 
 
@@ -91,9 +94,10 @@ def markdown(found: dict[str, Any]) -> str:
     if protocol == TIME_TO_TARGET:
       lines += _target(figures, conclusive=found['conclusive'])
     else:
-      lines += [*_losses_table(protocol, figures), '']
+      told = _told(figures)
+      lines += [*_losses_table(protocol, figures, told), '']
       if found['conclusive']:
-        lines += [*_words(figures), *_by_chance([figures])]
+        lines += [*_words(told), *_by_chance([told])]
       else:
         lines += ['Inconclusive: nothing follows from these differences.']
       if protocol == EQUAL_TIME:
@@ -130,10 +134,11 @@ def _arms(found: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
+def _losses_table(
+  protocol: str, figures: dict[str, Any], told: _Told
+) -> list[str]:
   has_own = any(x['own_loss'] for x in figures.values())
-  controls = _told(figures)
-  head = ['arm', 'steps', 'loss', 'n', *(f'minus {x}' for x in controls)]
+  head = ['arm', 'steps', 'loss', 'n', *(f'minus {x}' for x in told)]
   head += ['time', 'FLOPs']
   head += ["loss of the policy's own evaluation"] if has_own else []
   what = (
@@ -149,7 +154,7 @@ def _losses_table(protocol: str, figures: dict[str, Any]) -> list[str]:
   ]
   for arm, x in figures.items():
     cells = [arm, f'{x["steps"]:,}', _spread(x['loss']), str(len(x['seeds']))]
-    cells += [_difference(by_arm.get(arm), x) for by_arm in controls.values()]
+    cells += [_difference(by_arm.get(arm), x) for by_arm in told.values()]
     cells += [f'{x["time"]:.3f}', f'{x["flops_share"]:.3f}']
     if has_own:
       cells.append(_spread(x['own_loss']) if x['own_loss'] else '')
@@ -178,9 +183,8 @@ def _difference(
   return ', '.join(parts)
 
 
-def _told(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
-  """The differences that are told, by control and arm."""
-  told: dict[str, dict[str, Any]] = {control: {} for control in CONTROLS}
+def _told(figures: dict[str, Any]) -> _Told:
+  told: _Told = {control: {} for control in CONTROLS}
   for arm, x in figures.items():
     for control, difference in x['against'].items():
       # How the controls differ among themselves is seen beside plain.
@@ -205,12 +209,9 @@ _FOLLOWS = {
 }
 
 
-def _words(
-  figures: dict[str, Any], scale: _Scale = _NATS, of: str = ''
-) -> list[str]:
-  """What follows from figures, a line for each control and verdict."""
+def _words(told: _Told, scale: _Scale = _NATS, of: str = '') -> list[str]:
+  """What follows from differences, a line for each control and verdict."""
   lines = []
-  told = _told(figures)
   for control, by_arm in told.items():
     for verdict, follows in _FOLLOWS.items():
       arms = [
@@ -233,12 +234,12 @@ def _preliminary(seeds: list[int]) -> list[str]:
   return ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
 
 
-def _by_chance(several: Iterable[dict[str, Any]]) -> list[str]:
+def _by_chance(several: Iterable[_Told]) -> list[str]:
   """What several verdicts at once mean."""
   verdicts = sum(
     x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY)
-    for figures in several
-    for by_arm in _told(figures).values()
+    for told in several
+    for by_arm in told.values()
     for x in by_arm.values()
   )
   if verdicts < 2:
@@ -288,16 +289,15 @@ def _front(found: dict[str, Any]) -> list[str]:
 
 
 def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
-  """The tables of a protocol's scores, and what follows from them."""
+  """The table of a protocol's scores, and what follows from them."""
   by_name: dict[str, dict[str, Any]] = {}
   for arm, x in figures.items():
     for name, score in x['scores'].items():
       by_name.setdefault(name, {})[arm] = score
   if not by_name:
     return []
-  controls = [
-    x for x in CONTROLS if any(x in _told(y) for y in by_name.values())
-  ]
+  told = {name: _told(by_arm) for name, by_arm in by_name.items()}
+  controls = [x for x in CONTROLS if any(x in y for y in told.values())]
   head = ['score', 'arm', 'mean', 'n', *(f'minus {x}' for x in controls)]
   lines = [
     '',
@@ -310,19 +310,18 @@ def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   ]
   words = []
   for name, by_arm in by_name.items():
-    told = _told(by_arm)
     for arm, x in by_arm.items():
       cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
       cells.append(str(len(x['seeds'])))
       cells += [
-        _difference(told.get(control, {}).get(arm), x, _POINTS)
+        _difference(told[name].get(control, {}).get(arm), x, _POINTS)
         for control in controls
       ]
       lines.append(f'| {" | ".join(cells)} |')
-    words += ['', *_words(by_arm, _POINTS, f'{name}: ')]
+    words += ['', *_words(told[name], _POINTS, f'{name}: ')]
   if not conclusive:
     words = ['', 'Inconclusive: nothing follows from these differences either.']
-  return [*lines, *words, *_by_chance(by_name.values())]
+  return [*lines, *words, *_by_chance(told.values())]
 
 
 def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
