@@ -23,6 +23,9 @@ PAGES = sorted(
   for path in ROOT.glob(pattern)
 )
 
+# They measure against the extra `reference`, and import it first.
+_WITH_REFERENCE = 'benchmarks/huggingface.py', 'benchmarks/vs_torch.py'
+
 # Runs a program up to the point where its command line has been read: flags,
 # and, with --config, the whole config with its overrides, checked.
 _PARSE = """
@@ -127,6 +130,9 @@ def test_a_command_line_is_understood(
   arguments = shlex.split(command)[1:]
   if arguments[0] == '-m':
     del arguments[0]
+  if arguments[0] in _WITH_REFERENCE:
+    for module in ('torch', 'transformers'):
+      pytest.importorskip(module, reason='needs the extra `reference`')
   done = support.run(
     [sys.executable, '-c', _PARSE, *arguments],
     cwd=somewhere,
