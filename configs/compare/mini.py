@@ -17,8 +17,8 @@ where `model.init=local` begins, and 30% of the tokens predicted instead of 15%
   them by fine-tuning (docs/comparing.md, scores).
 - `rates`: is the learning rate one that flatters? Plain and published dropping
   at half and twice of it.
-- `layers`: four spans times three shares around the published setting (layers
-  2 to 4 of 0 to 5 at half the tokens).
+- `layers`: five spans times three shares around the published setting (layers 2
+  to 4 of 0 to 5 at half the tokens).
 - `schedules`: full sequences at the end, at the beginning too, more or fewer
   tokens as training goes on, a table that learns faster, chance mixed with
   importance.
@@ -145,7 +145,7 @@ def _rates(config):
 
 def _layers(config):
   _to_choose_by(config, 'equal_time')
-  for first, last in ((1, 3), (1, 4), (2, 4), (3, 4)):
+  for first, last in ((0, 4), (1, 3), (1, 4), (2, 4), (3, 4)):
     for share in (35, 50, 75):  # 30% are predicted, and kept
       config.arms[f'layers_{first}_{last}_keep_{share}'] = (
         f'drop.first_layer={first} drop.last_layer={last} '
