@@ -143,7 +143,9 @@ def measure(
 ) -> dict[str, Any]:
   """Times arms against `plain`, the only work of the machine meanwhile.
 
-  The programs of a run take turns, and count by their share of its steps.
+  The programs of the runs take turns, and count in a run by their share of its
+  steps. A program of several arms is timed once: its error then is in none of
+  the differences between them.
 
   Args:
     arms: by name, `plain` among them.
@@ -160,12 +162,19 @@ def measure(
     name: programs.Programs(config, vocab_size, _SPECIAL, engine)
     for name, config in arms.items()
   }
-  compiled = {
-    (name, key): TimedStep(steps.config, steps)
+  parts = {
+    name: [_program(run, key) for key in run.steps]
     for name, run in runs.items()
-    for key, steps in run.steps.items()
   }
-  plain = next(arm for (name, _), arm in compiled.items() if name == PLAIN)
+  different = {
+    part: steps
+    for name, run in runs.items()
+    for part, steps in zip(parts[name], run.steps.values(), strict=True)
+  }
+  compiled = {
+    part: TimedStep(steps.config, steps) for part, steps in different.items()
+  }
+  plain = compiled[parts[PLAIN][0]]
   plain.turn(1)  # warm before its speed decides how long a turn is
   steps = max(1, round(_TURN_SECONDS / plain.turn(1)))
   seconds = interleave(
@@ -175,7 +184,7 @@ def measure(
   totals = {
     name: [
       run.mean(dict(zip(run.steps, taken, strict=True)))
-      for taken in zip(*(seconds[name, key] for key in run.steps), strict=True)
+      for taken in zip(*(seconds[part] for part in parts[name]), strict=True)
     ]
     for name, run in runs.items()
   }
@@ -194,6 +203,12 @@ def measure(
       for name, x in timed.items()
     },
   }
+
+
+def _program(run: programs.Programs, key: programs.Key) -> tuple[Any, ...]:
+  """What runs have in common if this program of theirs is the same."""
+  table_policy = run.base.config.drop.policy
+  return fingerprint(run.configs[key]), table_policy, key.consistent
 
 
 def machine(config: ParallelConfig) -> dict[str, Any]:

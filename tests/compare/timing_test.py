@@ -72,6 +72,55 @@ def test_parts_of_a_run_count_by_their_share(make_config, monkeypatch):
   assert MACHINE.keys() <= found.keys()
 
 
+def test_a_program_of_several_arms_is_timed_once(make_config, monkeypatch):
+  plain = make_config(parallel__num_devices=1)
+  half = changed(plain, drop__policy='random')
+  arms = {
+    'plain': plain,
+    'half': half,
+    'early': changed(half, drop__stages='25% policy=none; rest'),
+    'late': changed(half, drop__stages='50%; rest policy=none'),
+    'more': changed(half, drop__keep=0.75),
+    'loss': changed(plain, drop__policy='cumulative_loss'),
+    'loss_late': changed(
+      plain,
+      drop__policy='cumulative_loss',
+      drop__stages='50%; rest policy=random',
+    ),
+    'twice': changed(half, drop__consistency_every=2),
+  }
+  built = []
+
+  class Fake:
+    def __init__(self, config, steps):
+      built.append((config.drop.policy, config.drop.keep))
+      self.seconds = float(2 ** len(built))
+
+    def turn(self, steps):
+      return self.seconds
+
+  monkeypatch.setattr(timing, 'TimedStep', Fake)
+  found = timing.measure(arms, 300, 1)['arms']
+  none, random, loss = ('none', 0.5), ('random', 0.5), ('cumulative_loss', 0.5)
+  assert built == [
+    none,
+    random,
+    none,  # of runs whose table is that of `random`
+    ('random', 0.75),
+    loss,
+    random,  # whose table is that of `cumulative_loss`
+    random,  # of `twice`
+    random,  # of `twice`, the steps of two passes
+  ]
+  seconds = {name: x['seconds_per_step'] for name, x in found.items()}
+  assert seconds['plain'] == 2
+  assert seconds['half'] == 4
+  assert seconds['early'] == 0.25 * 8 + 0.75 * 4
+  assert seconds['late'] == 0.5 * 4 + 0.5 * 8
+  assert seconds['more'] == 16
+  assert seconds['loss_late'] == 0.5 * seconds['loss'] + 0.5 * 64
+
+
 def test_a_step_is_timed(make_config):
   plain = make_config(parallel__num_devices=1, data__vocab_size=300)
   arms = {'plain': plain, 'half': changed(plain, drop__policy='random')}
