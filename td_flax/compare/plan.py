@@ -112,17 +112,20 @@ def lengths(settings: Settings, ratios: dict[str, float]) -> Lengths:
     ratios: every arm's step time over that of `plain`.
   """
   steps = settings.base.train.num_steps
-  shares = {
-    settings_lib.EQUAL_TIME: (1.0,),
-    settings_lib.TIME_TO_TARGET: (*settings.budgets, 1.0),
-  }
+
+  def chosen(protocol: str, ratio: float) -> tuple[int, ...]:
+    if protocol == settings_lib.EQUAL_STEPS:
+      return (steps,)
+    whole = max(1, round(steps / ratio))
+    if protocol == settings_lib.EQUAL_TIME:
+      return (whole,)
+    shorter = {max(1, round(x * steps / ratio)) for x in settings.budgets}
+    if settings_lib.EQUAL_STEPS in settings.protocols:
+      shorter.add(steps)  # is run anyway
+    return (*sorted(x for x in shorter if x < whole), whole)
+
   return {
-    protocol: {
-      name: (steps,)
-      if protocol == settings_lib.EQUAL_STEPS
-      else tuple(max(1, round(x * steps / ratio)) for x in shares[protocol])
-      for name, ratio in ratios.items()
-    }
+    protocol: {name: chosen(protocol, ratio) for name, ratio in ratios.items()}
     for protocol in settings.protocols
   }
 

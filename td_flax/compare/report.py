@@ -328,8 +328,8 @@ def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
   """The table of times and FLOPs to plain's loss."""
   lines = [
     "What an arm needs to reach plain's final loss for good, as a share of "
-    "plain's: between runs that end at each budget, linear in its logarithm. "
-    '`<=` and `>` say that the mean loss crosses below or above all budgets. '
+    "plain's: between runs of several lengths, linear in the time's logarithm. "
+    '`<=` and `>` say that the mean loss crosses below or above all of them. '
     'The interval is of the geometric mean over seeds, and holds the error of '
     'the measured step time.',
     '',
@@ -370,7 +370,7 @@ def _time_in_words(arm: str, x: dict[str, Any]) -> str:
   if x['interval'] is None:
     why = 'one seed'
     if len(x['seeds']) > 1:
-      why = 'some seed crosses outside of the budgets'
+      why = 'some seed crosses outside of the runs'
     return f'{arm} needs {needed}; no interval ({why}), so no verdict.'
   low, high = x['interval']
   interval = f'({low:.3f} to {high:.3f})'

@@ -62,7 +62,8 @@ class _File:
   # Runs of every arm at every length, with the seeds from `first_seed` on.
   seeds: int = fields.at_least(5, 1)
   first_seed: int = fields.at_least(0, 0)
-  # Comma lists: protocols, and shares of plain's time for time_to_target.
+  # Comma lists: protocols, and shares of plain's time for time_to_target, which
+  # counts the runs of equal_steps too.
   protocols: str = ','.join(PROTOCOLS)
   budgets: str = '0.6,0.8'
   # Turns of every arm when its step time is measured; of fewer the error of the
@@ -224,7 +225,7 @@ def load(raw: ml_collections.ConfigDict) -> Settings:
     reference=file.reference,
     seeds=tuple(range(file.first_seed, file.first_seed + file.seeds)),
     protocols=protocols,
-    budgets=_budgets(file.budgets),
+    budgets=_budgets(file.budgets, protocols),
     timing_rounds=file.timing_rounds,
     scores=_scores(file, protocols),
   )
@@ -312,14 +313,20 @@ def _protocols(text: str, arms: dict[str, Config]) -> tuple[str, ...]:
   return protocols
 
 
-def _budgets(text: str) -> tuple[float, ...]:
+def _budgets(text: str, protocols: tuple[str, ...]) -> tuple[float, ...]:
+  if not text and (EQUAL_STEPS in protocols or TIME_TO_TARGET not in protocols):
+    return ()
+
   def share(item: str) -> float:
     value = float(item)
     if not (math.isfinite(value) and 0 < value < 1):
       raise ValueError(item)
     return value
 
-  valid = 'a comma list of different shares above 0, below 1'
+  valid = (
+    'a comma list of different shares above 0, below 1; it may be empty where '
+    'protocols names equal_steps, whose runs are shorter ones'
+  )
   return tuple(sorted(_listed('budgets', text, share, valid)))
 
 

@@ -79,8 +79,20 @@ def test_equal_time_is_steps_over_the_ratio():
     'random': (1250,),
     'shallow': (1500,),
   }
-  assert found['time_to_target']['td'] == (800, 1067, 1333)
+  assert found['time_to_target']['td'] == (800, 1000, 1067, 1333)
   assert found['time_to_target']['plain'] == (600, 800, 1000)
+
+
+def test_a_target_may_rest_on_the_runs_of_the_other_protocols():
+  ratios = RATIOS | {'slow': 1.25}
+  found = plan.lengths(make(budgets=''), ratios)['time_to_target']
+  assert found == {
+    'plain': (1000,),
+    'td': (1000, 1333),
+    'random': (1000, 1250),
+    'shallow': (1000, 1500),
+    'slow': (800,),  # its equal steps take longer than plain
+  }
 
 
 def test_the_runs_of_shorter_budgets_are_not_scored():

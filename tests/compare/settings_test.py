@@ -173,7 +173,10 @@ def test_a_control_of_the_file_is_taken():
     ),
     ({'score_epochs': 'x'}, "score_epochs='x': must be a number"),
     ({'budgets': '0.5,1.5'}, "budgets='0.5,1.5': must be a comma list"),
-    ({'budgets': ''}, "budgets='': must be a comma list"),
+    (
+      {'budgets': '', 'protocols': 'equal_time,time_to_target'},
+      "budgets='': must be a comma list",
+    ),
     (
       {'arms': {'td': "'drop.stages=100 policy=none; rest'"}},
       "arms.td: drop.stages: '100 policy=none': its length must be a share",
