@@ -1,4 +1,4 @@
-"""An arm's figures in one protocol, and its differences to the controls."""
+"""An arm's figures in one protocol, and its differences to the baselines."""
 
 import math
 from collections.abc import Iterable
@@ -26,6 +26,7 @@ class Found(NamedTuple):
     lost: those that failed or have none.
     failed: those that failed, if only at being scored.
     own: the arms that train something else than plain BERT.
+    baselines: what every arm is compared with, the controls and the reference.
     conclusive: plain BERT has left the plateau.
   """
 
@@ -33,6 +34,7 @@ class Found(NamedTuple):
   lost: set[Run]
   failed: set[Run]
   own: set[str]
+  baselines: tuple[str, ...]
   conclusive: bool
 
   def of(self, by_arm: dict[str, tuple[int, ...]], arm: str) -> Seeds:
@@ -69,7 +71,7 @@ def figures(
   arm: str,
   nats: dict[str, float],
 ) -> dict[str, Any] | None:
-  """An arm's runs of one length, and their differences to the controls'.
+  """An arm's runs of one length, and their differences to the baselines'.
 
   Args:
     found: the runs.
@@ -83,12 +85,12 @@ def figures(
     return None
   diverged = _arms(found.lost, by_arm)
   # There is no `shallow` where training goes on from somebody's weights.
-  others = [x for x in CONTROLS if x != arm and x in by_arm]
+  others = [x for x in found.baselines if x != arm and x in by_arm]
   instead = {
-    control: OWN_GEOMETRY
-    if {arm, control} & found.own
-    else DIVERGED * bool({arm, control} & diverged)
-    for control in others
+    other: OWN_GEOMETRY
+    if {arm, other} & found.own
+    else DIVERGED * bool({arm, other} & diverged)
+    for other in others
   }
   errors = {x: math.hypot(nats[arm], nats[x]) for x in others}
   own_losses = [
@@ -136,7 +138,7 @@ def _scored(
   name: str,
   metric: str,
 ) -> dict[str, Any] | None:
-  """An arm's scores of one kind, and their differences to the controls'."""
+  """An arm's scores of one kind, and their differences to the baselines'."""
   scores = {x: _scores(found.of(by_arm, x), name) for x in (arm, *others)}
   if not scores[arm]:
     return None
@@ -172,7 +174,7 @@ def _difference(
   error: float = 0.0,
   higher_is_better: bool = False,
 ) -> dict[str, Any]:
-  """The difference to a control, over the seeds that both have.
+  """The difference to a baseline, over the seeds that both have.
 
   What `instead` says stands for the verdict, if it says something.
   """

@@ -16,6 +16,7 @@ from td_flax.dropping import policies
 
 def content(
   name: str,
+  reference: str,
   arms: dict[str, Arm],
   lengths: Lengths,
   timing: dict[str, Any],
@@ -29,6 +30,7 @@ def content(
 
   Args:
     name: of the comparison.
+    reference: the arm that the controls imitate.
     arms: by name.
     lengths: of their runs.
     timing: of `timing.measure`.
@@ -51,7 +53,14 @@ def content(
     mean = differences.mean_loss(target, target)
     reason = statistics.plateau(mean, context_free.unigram)
   own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
-  found = Found(rows, lost, set(failed), own, conclusive=not reason)
+  found = Found(
+    rows,
+    lost,
+    set(failed),
+    own,
+    (*differences.CONTROLS, reference),
+    conclusive=not reason,
+  )
   errors = {arm: x['error'] / x['ratio'] for arm, x in timing['arms'].items()}
   worth = _worth_of_time(found, lengths)
   protocols: dict[str, dict[str, Any]] = {}
@@ -67,6 +76,7 @@ def content(
     }
   return {
     'name': name,
+    'baselines': found.baselines,
     'conclusive': not reason,
     'inconclusive_because': reason,
     'planned_runs': planned,

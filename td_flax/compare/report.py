@@ -26,7 +26,7 @@ class _Scale(NamedTuple):
     return f'{self.factor * x:.{self.digits}f}'
 
 
-# The differences that are told, by control and arm.
+# The differences that are told, by baseline and arm.
 _Told = dict[str, dict[str, Any]]
 
 _NATS, _POINTS = _Scale(1, 4, 'nats'), _Scale(100, 2, 'points')
@@ -94,7 +94,7 @@ def markdown(found: dict[str, Any]) -> str:
     if protocol == TIME_TO_TARGET:
       lines += _target(figures, conclusive=found['conclusive'])
     else:
-      told = _told(figures)
+      told = _told(figures, found['baselines'])
       lines += [*_losses_table(protocol, figures, told), '']
       if found['conclusive']:
         lines += [*_words(told), *_by_chance([told])]
@@ -102,7 +102,9 @@ def markdown(found: dict[str, Any]) -> str:
         lines += ['Inconclusive: nothing follows from these differences.']
       if protocol == EQUAL_TIME:
         lines += _worth(found)
-      lines += _scores(figures, conclusive=found['conclusive'])
+      lines += _scores(
+        figures, found['baselines'], conclusive=found['conclusive']
+      )
     if left_out:
       lines += ['', f'No figures: {", ".join(left_out)}.']
   lines += _front(found)
@@ -183,17 +185,17 @@ def _difference(
   return ', '.join(parts)
 
 
-def _told(figures: dict[str, Any]) -> _Told:
-  told: _Told = {control: {} for control in CONTROLS}
+def _told(figures: dict[str, Any], baselines: Iterable[str]) -> _Told:
+  told: _Told = {baseline: {} for baseline in baselines}
   for arm, x in figures.items():
-    for control, difference in x['against'].items():
-      # How the controls differ among themselves is seen beside plain.
-      if control == PLAIN or arm not in CONTROLS:
-        told[control][arm] = difference
-  return {control: by_arm for control, by_arm in told.items() if by_arm}
+    for baseline, difference in x['against'].items():
+      # A control is seen beside plain, and in its own column.
+      if baseline == PLAIN or arm not in CONTROLS:
+        told[baseline][arm] = difference
+  return {baseline: by_arm for baseline, by_arm in told.items() if by_arm}
 
 
-# What follows from the differences to a control, by their verdict.
+# What follows from the differences to a baseline, by their verdict.
 _FOLLOWS = {
   'better': 'better than {}',
   'worse': 'worse than {}',
@@ -210,9 +212,9 @@ _FOLLOWS = {
 
 
 def _words(told: _Told, scale: _Scale = _NATS, of: str = '') -> list[str]:
-  """What follows from differences, a line for each control and verdict."""
+  """What follows from differences, a line for each baseline and verdict."""
   lines = []
-  for control, by_arm in told.items():
+  for baseline, by_arm in told.items():
     for verdict, follows in _FOLLOWS.items():
       arms = [
         f'{arm} by {scale.size(abs(x["mean"]))} {scale.unit}'
@@ -222,7 +224,7 @@ def _words(told: _Told, scale: _Scale = _NATS, of: str = '') -> list[str]:
         if x['verdict'] == verdict
       ]
       if arms:
-        lines.append(f'- {of}{follows.format(control)}: {", ".join(arms)}')
+        lines.append(f'- {of}{follows.format(baseline)}: {", ".join(arms)}')
   seeds = [x['n'] for by_arm in told.values() for x in by_arm.values()]
   return lines + _preliminary(seeds)
 
@@ -288,7 +290,9 @@ def _front(found: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
+def _scores(
+  figures: dict[str, Any], baselines: Iterable[str], *, conclusive: bool
+) -> list[str]:
   """The table of a protocol's scores, and what follows from them."""
   by_name: dict[str, dict[str, Any]] = {}
   for arm, x in figures.items():
@@ -296,9 +300,9 @@ def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
       by_name.setdefault(name, {})[arm] = score
   if not by_name:
     return []
-  told = {name: _told(by_arm) for name, by_arm in by_name.items()}
-  controls = [x for x in CONTROLS if any(x in y for y in told.values())]
-  head = ['score', 'arm', 'mean', 'n', *(f'minus {x}' for x in controls)]
+  told = {name: _told(by_arm, baselines) for name, by_arm in by_name.items()}
+  columns = [x for x in baselines if any(x in y for y in told.values())]
+  head = ['score', 'arm', 'mean', 'n', *(f'minus {x}' for x in columns)]
   lines = [
     '',
     'Scores of the final checkpoints at full sequences, x 100: more is better. '
@@ -314,8 +318,8 @@ def _scores(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
       cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
       cells.append(str(len(x['seeds'])))
       cells += [
-        _difference(told[name].get(control, {}).get(arm), x, _POINTS)
-        for control in controls
+        _difference(told[name].get(column, {}).get(arm), x, _POINTS)
+        for column in columns
       ]
       lines.append(f'| {" | ".join(cells)} |')
     words += ['', *_words(told[name], _POINTS, f'{name}: ')]
@@ -371,6 +375,8 @@ def _time_in_words(arm: str, x: dict[str, Any]) -> str:
     why = 'one seed'
     if len(x['seeds']) > 1:
       why = 'some seed crosses outside of the runs'
+      if all(y['time']['relation'] == '<=' for y in x['by_seed'].values()):
+        why = 'its shortest runs are below it with every seed'
     return f'{arm} needs {needed}; no interval ({why}), so no verdict.'
   low, high = x['interval']
   interval = f'({low:.3f} to {high:.3f})'

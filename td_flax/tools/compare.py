@@ -127,6 +127,7 @@ def _compare(
     def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:
       found = figures.content(
         settings.name,
+        settings.reference,
         arms,
         lengths,
         timing,

@@ -36,6 +36,35 @@ def test_the_time_to_plains_loss_lies_between_two_budgets():
   assert f'| td | 2 | {expected:.3f} | {interval} | 0.707, 0.7' in text
 
 
+def test_arms_are_compared_with_the_reference_too():
+  runs = scored(5)
+  runs += [
+    x | {'arm': 'other', 'loss': x['loss'] + 0.1 + 0.01 * (x['seed'] % 2)}
+    for x in runs
+    if x['arm'] == 'td'
+  ]
+  found = make(runs, twins=['other'])
+  assert found['baselines'] == ('plain', 'random', 'shallow', 'td')
+  other = found['protocols']['equal_time']['other']
+  assert other['against']['td']['mean'] == pytest.approx(0.104)
+  assert other['against']['td']['verdict'] == 'worse'
+  assert other['scores']['blimp']['against']['td']['mean'] == 0
+  text = report.markdown(found)
+  head = 'minus plain | minus random | minus shallow | minus td |'
+  assert f'| n | {head}' in text
+  # The controls are not told again from the other side.
+  assert '- worse than td: other by 0.1040 nats\n' in text
+  assert '- blimp: not distinguishable from td, so neither a diff' in text
+
+
+def test_an_arm_that_is_always_below_plain_says_so():
+  runs = [x | {'loss': 2.9} if x['arm'] == 'td' else x for x in all_runs(3)]
+  assert (
+    "- td needs <= 0.500 of plain's time to plain's loss; no interval (its "
+    'shortest runs are below it with every seed), so no verdict.'
+  ) in report.markdown(make(runs))
+
+
 def test_an_arm_that_never_reaches_plain_says_so():
   runs = [
     x | {'loss': 3.4} if x['arm'] == 'shallow' else x for x in all_runs(1)

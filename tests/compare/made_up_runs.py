@@ -50,17 +50,29 @@ def all_runs(seeds):
 
 
 def make(
-  runs, unigram=6.0, failed=None, td='drop.policy=random', timing=TIMING
+  runs,
+  unigram=6.0,
+  failed=None,
+  td='drop.policy=random',
+  timing=TIMING,
+  twins=(),
 ):
+  """The figures; `twins` are arms like td."""
   raw = settings.default()
-  raw.arms.td = td
+  for name in ('td', *twins):
+    raw.arms[name] = td
   raw.reference = 'td'
   arms = plan.arms(settings.load(raw), 1000)
   return figures.content(
     'made-up',
-    {name: arms[name] for name in ARMS},
-    LENGTHS,
-    timing,
+    'td',
+    {name: arms[name] for name in (*ARMS, *twins)},
+    {
+      protocol: by_arm | dict.fromkeys(twins, by_arm['td'])
+      for protocol, by_arm in LENGTHS.items()
+    },
+    timing
+    | {'arms': timing['arms'] | dict.fromkeys(twins, timing['arms']['td'])},
     runs,
     planned=40,
     failed=failed or {},
