@@ -12,6 +12,9 @@ where `model.init=local` begins, and 30% of the tokens predicted instead of 15%
 - `verdict`: does dropping pay, and does the choice of tokens? The published
   setting and the best that was found, at equal steps, equal time and time to
   plain's loss, 5 seeds that chose nothing.
+- `longer`: what is left of that after four times as many steps? Half of the
+  tokens too, where there is something to choose, and controls that imitate
+  this; 3 seeds.
 - `rivals`: every policy, pooled clusters and sctd, at equal steps and equal
   time, 3 seeds. `narrow` and `mask_later` train something else than BERT: judge
   them by fine-tuning (docs/comparing.md, scores).
@@ -31,8 +34,11 @@ from td_flax import errors
 from td_flax.compare import settings
 
 FULL_END = "drop.stages='80%; rest policy=none'"
-# The lowest loss of `layers` (docs/results.md).
-CHOSEN = 'drop.first_layer=1 drop.last_layer=4 drop.keep=0.35'
+# The lowest loss of `layers` (docs/results.md), and next to it what leaves
+# something to choose: of 35%, 30% are predicted and always pass.
+SPAN = 'drop.first_layer=1 drop.last_layer=4'
+CHOSEN = f'{SPAN} drop.keep=0.35'
+HALF = f'{SPAN} drop.keep=0.5'
 # To be chosen by `schedules`.
 BEST = CHOSEN
 
@@ -43,6 +49,7 @@ def get_config(question):
   _set_base(config.base)
   questions = {
     'verdict': _verdict,
+    'longer': _longer,
     'rivals': _rivals,
     'rates': _rates,
     'layers': _layers,
@@ -100,6 +107,16 @@ def _verdict(config):
   config.budgets = ''  # equal steps are 0.6 and 0.8 of plain's time
   config.seeds = 5
   config.first_seed = 10
+
+
+def _longer(config):
+  _verdict(config)
+  config.arms.half = HALF
+  config.reference = 'half'
+  config.seeds = 3
+  config.base.train.num_steps = 3200
+  config.base.eval.every = 400
+  config.base.checkpoint.every = 800
 
 
 def _rivals(config):
@@ -167,9 +184,7 @@ def _schedules(config):
     'shrinking': '50% keep=0.65; rest',
   }.items():
     config.arms[name] = f"{CHOSEN} drop.stages='{stages}'"
-  # What is predicted leaves nothing to choose of 35%.
-  half = f'{CHOSEN} drop.keep=0.5'
-  config.arms.half = half
-  config.arms.half_fast_table = f'{half} drop.beta=0.95'
-  config.arms.half_noise = f'{half} drop.noise=1.0'
+  config.arms.half = HALF
+  config.arms.half_fast_table = f'{HALF} drop.beta=0.95'
+  config.arms.half_noise = f'{HALF} drop.noise=1.0'
   config.reference = 'constant'
