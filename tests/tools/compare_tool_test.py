@@ -317,7 +317,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tiny, done):
     (['--config=configs/compare/smoke.py', '--config.arms.x=y'], 'in the file'),
     (
       ['--config=configs/compare/mini.py:rival', '--workdir=x'],
-      'mini.py:rival: must be one of verdict, rivals, rates, ',
+      'mini.py:rival: must be one of verdict, longer, rivals, ',
     ),
     (
       ['--config=configs/compare/mini.py:verdict', '--workdir=x'],
