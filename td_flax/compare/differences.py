@@ -84,8 +84,7 @@ def figures(
   if not ours:
     return None
   diverged = _arms(found.lost, by_arm)
-  # There is no `shallow` where training goes on from somebody's weights.
-  others = [x for x in found.baselines if x != arm and x in by_arm]
+  others = [x for x in found.baselines if x != arm]
   instead = {
     other: OWN_GEOMETRY
     if {arm, other} & found.own

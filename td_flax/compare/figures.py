@@ -53,14 +53,9 @@ def content(
     mean = differences.mean_loss(target, target)
     reason = statistics.plateau(mean, context_free.unigram)
   own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
-  found = Found(
-    rows,
-    lost,
-    set(failed),
-    own,
-    (*differences.CONTROLS, reference),
-    conclusive=not reason,
-  )
+  # There is no `shallow` where training goes on from somebody's weights.
+  baselines = *(x for x in differences.CONTROLS if x in arms), reference
+  found = Found(rows, lost, set(failed), own, baselines, conclusive=not reason)
   errors = {arm: x['error'] / x['ratio'] for arm, x in timing['arms'].items()}
   worth = _worth_of_time(found, lengths)
   protocols: dict[str, dict[str, Any]] = {}
@@ -76,7 +71,7 @@ def content(
     }
   return {
     'name': name,
-    'baselines': found.baselines,
+    'baselines': baselines,
     'conclusive': not reason,
     'inconclusive_because': reason,
     'planned_runs': planned,
