@@ -224,7 +224,7 @@ def test_bring_your_own_text(execute, corpus, tmp_path):
 
 
 def test_compare_policies(execute, corpus):
-  # `best` names layers of its own, up to the fourth.
+  # `early_half` names layers of its own, up to the fourth.
   sizes = SIZES | LENGTH | {'model.num_layers': 6, 'model.max_positions': 32}
   outputs = execute(
     'compare_policies',
@@ -233,7 +233,8 @@ def test_compare_policies(execute, corpus):
     options=options(sizes, 'config.base') + ' --config.timing_rounds=3',
   )
   (report,) = shown(outputs, 'text/markdown')
-  for arm in ('plain', 'published', 'best', 'random', 'shallow'):
+  arms = 'plain', 'published', 'early_half', 'early_third', 'random', 'shallow'
+  for arm in arms:
     assert f'| {arm} |' in report
   assert '## Equal steps' in report
   assert '## Equal time' in report
