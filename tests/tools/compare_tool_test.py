@@ -140,6 +140,27 @@ def test_a_finished_comparison_is_not_repeated(tiny, done):
   assert 'expected: 0.00 hours' in shown.stdout
 
 
+def test_seeds_of_several_machines_come_together(tiny, done):
+  path, ran = done
+  one, other = tiny / 'one', tiny / 'other'
+  for folder in one, other:
+    folder.mkdir()
+    shutil.copytree(path / 'data', folder / 'data')
+    report = json.loads((path / 'report.json').read_text())
+    (folder / 'timing.json').write_text(json.dumps(report['timing']))
+  flags = f'--config={tiny}/tiny.py', f'--workdir={other}'
+  alone = compare(*flags, '--config.first_seed=1', '--config.seeds=1')
+  assert alone.returncode == 0, alone.stderr
+  shutil.copytree(path / 'runs', one / 'runs')
+  for run in sorted((one / 'runs').glob('*/*/seed1')):
+    shutil.rmtree(run)
+    shutil.copytree(other / run.relative_to(one), run)
+  both = compare(f'--config={tiny}/tiny.py', f'--workdir={one}')
+  assert both.returncode == 0, both.stderr
+  assert 'begins' not in both.stderr
+  assert both.stdout == ran.stdout
+
+
 def test_another_config_is_refused_there(tiny, done):
   path, _ = done
   ran = compare(
