@@ -62,7 +62,7 @@ def _figures(
     ('loss_flops', 'matmul FLOPs', 'flops', timed),
     ('pareto', "time of training steps, share of plain's", '', {}),
   ):
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure, axes = pyplot.subplots(figsize=(9, 4.5))
     if key:
       _curves(axes, runs, key, colors)
     else:
@@ -72,7 +72,9 @@ def _figures(
       continue
     axes.set(xlabel=label, ylabel='held-out loss, nats per predicted token')
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    # Beside the axes: of many arms it would hide what they did.
+    beside = {'loc': 'upper left', 'bbox_to_anchor': (1, 1.02)}
+    axes.legend(frameon=False, fontsize='small', **beside)
     axes.set_title(title)
     yield name, figure
   names = list(dict.fromkeys(y for x in found['runs'] for y in x['scores']))
@@ -201,4 +203,6 @@ def _pareto(axes: Any, found: dict[str, Any], colors: dict[str, str]) -> None:
   axes.scatter(
     *zip(*front, strict=True), s=120, facecolors='none', edgecolors='gray'
   )
-  axes.set_xlim(left=0)  # at equal time, arms differ by rounding only
+  # At equal time, arms differ by rounding only.
+  earliest = min(time for by_time in groups.values() for time in by_time)
+  axes.set_xlim(left=min(earliest, 0.9) - 0.05)

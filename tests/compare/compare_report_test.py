@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from made_up_runs import EQUAL, all_runs, make, run, scored
+from made_up_runs import EQUAL, LATER, all_runs, make, run, scored
 
 from td_flax.compare import plan, plots, report
 
@@ -187,6 +187,27 @@ def test_plots_are_drawn(tmp_path):
     'pareto.png',
     'scores.png',
   ]
+
+
+def test_names_of_many_arms_stand_beside_their_curves(tmp_path, monkeypatch):
+  reason = 'needs the extra `plot`'
+  pyplot = pytest.importorskip('matplotlib.pyplot', reason=reason)
+  twins = [f'layers_{i}_to_4_keep_50' for i in range(16)]
+  runs = all_runs(1)
+  for twin in twins:
+    runs += [run(twin, 100, 0, EQUAL), run(twin, 200, 0, LATER)]
+  with monkeypatch.context() as kept:
+    kept.setattr(pyplot, 'close', lambda figure: None)
+    plots.draw(tmp_path, make(runs, twins=twins))
+  figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
+  assert len(figures) == 4
+  for figure in figures:
+    (axes,) = figure.axes
+    names = axes.get_legend().get_window_extent()
+    assert not names.overlaps(axes.get_window_extent())
+    for corner in names.corners():
+      assert figure.bbox.contains(*corner)
+    pyplot.close(figure)
 
 
 @pytest.mark.filterwarnings('error')
