@@ -32,9 +32,9 @@ from td_flax import errors
 from td_flax.compare import settings
 
 FULL_END = "drop.stages='80%; rest policy=none'"
-# The best of `layers` (docs/results.md). At equal time both are as good; after as
-# many steps, half of the tokens are as good as with the published layers. Of a
-# third there is little to choose: 30% are predicted and always pass.
+# The best of `layers` (docs/results.md). At equal time both are as good; after
+# as many steps, half of the tokens are as good as with the published layers. Of
+# a third there is little to choose: 30% are predicted and always pass.
 SPAN = 'drop.first_layer=1 drop.last_layer=4'
 EARLY_HALF = f'{SPAN} drop.keep=0.5'
 EARLY_THIRD = f'{SPAN} drop.keep=0.35'
