@@ -101,6 +101,10 @@ def _verdict(config):
   config.arms.published = ''
   config.arms.early_half = EARLY_HALF
   config.arms.early_third = EARLY_THIRD
+  # A BERT for the FLOPs of a third, as `shallow` is for those of half.
+  config.arms.shallow_third = (
+    'drop.policy=none drop.stages= model.num_layers=3 model.mlp_dim=672'
+  )
   config.reference = 'early_half'
   config.budgets = ''  # equal steps are 0.6 and 0.8 of plain's time
   config.seeds = 5
