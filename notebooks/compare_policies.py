@@ -15,9 +15,9 @@
 #
 # Trains the same small BERT in seven ways: nothing dropped (`plain`), easy
 # tokens dropped as `published`, the same from one layer earlier on with half of
-# the tokens kept (`early_half`) or a third (`early_third`), half of them kept at
-# `random`, and BERTs of fewer layers that cost as much as a half (`shallow`) or
-# a third (`shallow_third`); for equal steps and for equal time.
+# the tokens kept (`early_half`) or a third (`early_third`), half of them kept
+# at `random`, and BERTs of fewer layers that cost as much as a half (`shallow`)
+# or a third (`shallow_third`); for equal steps and for equal time.
 #
 # It runs on a CPU, GPU or TPU. Time is measured where it runs, so equal time
 # means other numbers of steps there, and the verdicts may differ: dropping is
