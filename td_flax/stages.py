@@ -65,6 +65,8 @@ def _parsed(text: str) -> tuple[str, dict[str, str]]:
     name, _, value = pair.partition('=')
     if name not in _KEYS or not value:
       raise errors.ConfigError(f'drop.stages: {text!r}: {_FORM}')
+    if _KEYS[name] in values:
+      raise errors.ConfigError(f'drop.stages: {text!r}: {name} is there twice')
     values[_KEYS[name]] = value
   return length, values
 
@@ -76,9 +78,10 @@ def _stops(lengths: tuple[str, ...], num_steps: int) -> list[int]:
     raise errors.ConfigError('drop.stages: only one part can be the rest')
   left = num_steps - sum(share for share in shares if share is not None)
   steps = [left if share is None else share for share in shares]
-  if None not in shares and abs(left) > 1e-6 * num_steps:
+  # Shares are rounded numbers, but never by so much that a step is missing.
+  if None not in shares and abs(left) > min(1e-6 * num_steps, 0.4):
     raise errors.ConfigError(
-      f'drop.stages: the parts are {sum(steps):g} steps long; must be '
+      f'drop.stages: the parts are {sum(steps):.12g} steps long; must be '
       f'train.num_steps={num_steps}; one of them can be the rest'
     )
   ends = [round(sum(steps[: i + 1])) for i in range(len(steps))]

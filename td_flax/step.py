@@ -64,6 +64,20 @@ def plan_flops(config: Config, plan: plans.Plan, vocab_size: int) -> int:
   )
 
 
+def evaluation_plans(config: Config) -> tuple[plans.Plan, ...]:
+  """The plans of evaluation: of full sequences, and of a geometry of its own.
+
+  Args:
+    config: of the stage.
+  """
+  config = _as_evaluated(config)
+  policy = policies.load(config.drop.policy)
+  full = with_last_layer(config, plans.full(config.model.num_layers))
+  if not policy.own_geometry:
+    return (full,)
+  return full, with_last_layer(config, policy.plan(config))
+
+
 def _as_evaluated(config: Config) -> Config:
   train = dataclasses.replace(config.train, mask_rate=EVAL_MASK_RATE)
   return dataclasses.replace(config, train=train)
@@ -315,7 +329,7 @@ class Steps(Learner):
     Returns:
       Loss in nats, weight and correct predictions, summed.
     """
-    plan = plans.full(self.config.model.num_layers)
+    plan = evaluation_plans(self.config)[0]
     return self._evaluate(params, ids, first, plan, all_as_mask=False)
 
   def evaluate_own(
@@ -325,7 +339,7 @@ class Steps(Learner):
     first: Int[Array, ''],
   ) -> Sums:
     """The same positions, computed as the policy trains them."""
-    plan = self.policy.plan(_as_evaluated(self.config))
+    plan = evaluation_plans(self.config)[1]
     return self._evaluate(
       params, ids, first, plan, all_as_mask=self.policy.all_as_mask
     )
@@ -346,7 +360,7 @@ class Steps(Learner):
     table = jnp.zeros(self.vocab_size)  # own geometries read none
     router = self._router(batch, table, _fold(keys, 1))
     model = nnx.merge(self.graph, params)
-    logits = model(batch, with_last_layer(config, plan), router)
+    logits = model(batch, plan, router)
     return self.devices.sum(_sums(logits, batch)[0])
 
 

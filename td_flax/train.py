@@ -56,9 +56,18 @@ def train(
   engine = parallel.make(config.parallel)
   engine.check_batch(config.train)
   schedule = Schedule(config)
-  plans = itertools.chain.from_iterable(map(schedule.passes, schedule.configs))
-  loop.report_attention(config, engine, plans)
-  for part in schedule.configs.values():
+  parts = schedule.configs
+  loop.report_attention(
+    config,
+    engine,
+    itertools.chain.from_iterable(
+      [
+        *map(schedule.passes, parts),
+        *map(step.evaluation_plans, parts.values()),
+      ]
+    ),
+  )
+  for part in parts.values():
     if note := policies.load(part.drop.policy).note(part):
       progress.write_line(note)
   workdir = Workdir(path)

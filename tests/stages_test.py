@@ -37,6 +37,16 @@ def test_shares_that_do_not_divide_the_steps_still_cover_them(make_config):
 
 
 @pytest.mark.parametrize(
+  'text', ['500000; 499999', '500000; 500001', '33.3333%; 33.3333%; 33.3333%']
+)
+def test_a_step_of_a_million_is_missed(make_config, text):
+  with pytest.raises(errors.ConfigError) as caught:
+    parts(make_config, text, train__num_steps=1_000_000)
+  assert 'steps long; must be train.num_steps=1000000' in str(caught.value)
+  assert 'e+0' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
   ('text', 'complaint'),
   [
     ('10% foo=1; rest', "'10% foo=1': must be LENGTH KEY=VALUE"),
@@ -47,6 +57,7 @@ def test_shares_that_do_not_divide_the_steps_still_cover_them(make_config):
     ('10%;; rest', "'': must be LENGTH"),
     ('rest; rest', 'only one part can be the rest'),
     ('50%; 60%', 'the parts are 110 steps long; must be train.num_steps=100'),
+    ('10% keep=0.5 keep=0.75; rest', "keep=0.75': keep is there twice"),
     ('120; rest', "'rest' of train.num_steps=100 is no step"),
     ('0.1%; rest', "'0.1%' of train.num_steps=100 is no step"),
     ('10% keep=half; rest', "drop.keep='half': must be a number"),

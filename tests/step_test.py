@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from td_flax import config as config_lib
 from td_flax import masking, parallel, step
 from td_flax.config import ParallelConfig
 from td_flax.devices import OneDevice
 from td_flax.dropping import importance
+from td_flax.dropping import plan as plans
 
 VOCAB = 300
 
@@ -417,6 +419,19 @@ def test_evaluation_never_drops_and_ignores_how_training_masks(
   ):
     chex.assert_trees_all_equal(evaluate(rows, **changes), expected)
   assert evaluate(rows, eval__seed=1).loss != expected.loss
+
+
+@pytest.mark.parametrize('policy', ['none', 'cumulative_loss', 'narrow'])
+def test_evaluation_has_shapes_of_its_own(make_config, policy):
+  config = make_config(drop__policy=policy, train__mask_rate=0.3)
+  n = config.data.sequence_length
+  p = config_lib.num_predicted(step.EVAL_MASK_RATE, n)
+  assert config.num_predicted > p
+  found = step.evaluation_plans(config)
+  assert len(found) == (2 if policy == 'narrow' else 1)
+  for plan in found:
+    *_, (queries, keys) = plans.shapes(plan, n)
+    assert (queries, keys) == (p, n)
 
 
 def test_evaluation_of_parts_adds_up_to_the_whole(evaluate, make_rows):

@@ -209,6 +209,11 @@ def check_keep(config: Config, require: Require) -> None:
     config.num_kept <= n, 'drop.keep', f'at most data.sequence_length={n}'
   )
   require(
+    config.num_kept >= 1,
+    'drop.keep',
+    f'at least one token of {n} (here k={config.num_kept})',
+  )
+  require(
     keep <= 1 or keep == config.num_kept,
     'drop.keep',
     'a share of N up to 1 or a whole number of tokens above',
