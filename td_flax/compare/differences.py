@@ -14,6 +14,9 @@ CONTROLS = PLAIN, RANDOM, SHALLOW
 DIVERGED = 'runs diverged'
 # Instead of a verdict on losses: the arm trains something else than plain BERT.
 OWN_GEOMETRY = 'see scores'
+# Instead of a verdict at equal time, whose budgets are only as good as the step
+# times: what their errors are worth is not known.
+UNTIMED = 'errors of times unknown'
 Seeds = dict[int, dict[str, Any]]  # the runs of one arm and length
 Rows = dict[tuple[str, int], Seeds]  # by arm and steps
 
@@ -69,7 +72,7 @@ def figures(
   found: Found,
   by_arm: dict[str, tuple[int, ...]],
   arm: str,
-  nats: dict[str, float],
+  nats: dict[str, float] | None,
 ) -> dict[str, Any] | None:
   """An arm's runs of one length, and their differences to the baselines'.
 
@@ -77,7 +80,8 @@ def figures(
     found: the runs.
     by_arm: the lengths of the protocol.
     arm: its name.
-    nats: by arm, what the error of its measured step time is worth.
+    nats: by arm, what the error of its measured step time is worth; None if
+      that is not known.
   """
   (steps,) = by_arm[arm]
   ours = found.of(by_arm, arm)
@@ -85,13 +89,17 @@ def figures(
     return None
   diverged = _arms(found.lost, by_arm)
   others = [x for x in found.baselines if x != arm]
-  instead = {
-    other: OWN_GEOMETRY
-    if {arm, other} & found.own
-    else DIVERGED * bool({arm, other} & diverged)
-    for other in others
-  }
-  errors = {x: math.hypot(nats[arm], nats[x]) for x in others}
+  instead = {}
+  errors = dict.fromkeys(others, 0.0)
+  for other in others:
+    if {arm, other} & found.own:
+      instead[other] = OWN_GEOMETRY
+    elif {arm, other} & diverged:
+      instead[other] = DIVERGED
+    elif nats is None:
+      instead[other] = UNTIMED
+    else:
+      errors[other] = math.hypot(nats[arm], nats[other])
   own_losses = [
     x['own_loss'] for x in ours.values() if x['own_loss'] is not None
   ]
@@ -115,7 +123,7 @@ def figures(
         _losses(ours),
         _losses(found.of(by_arm, x)),
         error=errors[x],
-        instead=instead[x],
+        instead=instead.get(x, ''),
         conclusive=found.conclusive,
       )
       for x in others

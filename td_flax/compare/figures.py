@@ -23,6 +23,7 @@ def content(
   finished: list[dict[str, Any]],
   *,
   planned: int,
+  unscored: int,
   failed: dict[Run, str],
   context_free: statistics.ContextFree,
 ) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def content(
     timing: of `timing.measure`.
     finished: of `runs.read`.
     planned: how many runs there shall be.
+    unscored: how many lack scores that they shall have.
     failed: what stopped these runs.
     context_free: what predicting without context costs.
 
@@ -49,20 +51,25 @@ def content(
   rows, lost = _group(runs, failed)
   target = rows.get((PLAIN, whole), {})
   reason = f'no run of {PLAIN} has finished yet'
+  if any(x[:2] == (PLAIN, whole) for x in lost):
+    reason = f'no run of {PLAIN} has a finite loss'
   if target:
     mean = differences.mean_loss(target, target)
     reason = statistics.plateau(mean, context_free.unigram)
   own = {arm for arm, x in arms.items() if _own_geometry(x.config)}
   # There is no `shallow` where training goes on from somebody's weights.
-  baselines = *(x for x in differences.CONTROLS if x in arms), reference
+  controls = [x for x in differences.CONTROLS if x in arms]
+  baselines = tuple(dict.fromkeys([*controls, reference]))
   found = Found(rows, lost, set(failed), own, baselines, conclusive=not reason)
-  errors = {arm: x['error'] / x['ratio'] for arm, x in timing['arms'].items()}
+  errors = {arm: _time_error(timing, arm) for arm in arms}
   worth = _worth_of_time(found, lengths)
   protocols: dict[str, dict[str, Any]] = {}
   for protocol, by_arm in lengths.items():
-    # What is not known is taken for none; the report says so.
-    share = 100 * (worth or 0.0) if protocol == EQUAL_TIME else 0.0
-    nats = {arm: share * errors[arm] for arm in by_arm}
+    nats: dict[str, float] | None = dict.fromkeys(by_arm, 0.0)
+    if protocol == EQUAL_TIME:
+      nats = None
+      if worth is not None:
+        nats = {arm: 100 * worth * errors[arm] for arm in by_arm}
     protocols[protocol] = {
       arm: differences.crossings(found, arm, steps, target, errors[arm])
       if protocol == TIME_TO_TARGET
@@ -71,11 +78,13 @@ def content(
     }
   return {
     'name': name,
+    'reference': reference,
     'baselines': baselines,
     'conclusive': not reason,
     'inconclusive_because': reason,
     'planned_runs': planned,
     'finished_runs': len(runs),
+    'unscored_runs': unscored,
     'failed_runs': {run.folder: why for run, why in failed.items()},
     'not_finite_runs': [x['workdir'] for x in runs if x['loss'] is None],
     'not_finite_scores': [
@@ -90,6 +99,7 @@ def content(
         'change': x.change,
         'flops_per_row': x.flops_per_row,
         'own_geometry': arm in own,
+        'imitated': _alike(x, arms[reference]),
       }
       for arm, x in arms.items()
     },
@@ -100,6 +110,33 @@ def content(
     'front': _front(runs, own, lost),
     'runs': runs,
   }
+
+
+def _time_error(timing: dict[str, Any], arm: str) -> float:
+  """The relative standard error of an arm's step time."""
+  x = timing['arms'][arm]
+  if not x['error']:
+    return 0.0
+  # Older files tell the turns of all, which were in one process.
+  samples = x.get('samples', timing['rounds'])
+  return statistics.like_normal(x['error'], samples) / x['ratio']
+
+
+def _alike(arm: Arm, reference: Arm) -> bool:
+  """Whether controls that imitate the reference imitate the arm too.
+
+  They do if it drops as many tokens in the same layers and parts, at the same
+  cost: then it differs in the choice of tokens.
+  """
+
+  def spans(config: Config) -> list[Any]:
+    return [
+      (x.start, x.stop, policies.load(x.config.drop.policy).plan(x.config))
+      for x in stages.of(config)
+    ]
+
+  cost = arm.flops_per_row / reference.flops_per_row
+  return abs(cost - 1) < 0.01 and spans(arm.config) == spans(reference.config)
 
 
 def _with_costs(
@@ -171,21 +208,32 @@ def _front(
 ) -> list[dict[str, Any]]:
   """The arms and lengths that none beats in time and mean loss, by time.
 
-  Not those that lost runs: the others are the lucky ones.
+  Means are over the seeds that all of them have. Not those that lost runs: the
+  others are the lucky ones.
   """
   left_out = {x[:2] for x in lost}
-  losses: dict[tuple[str, int, float], list[float]] = {}
+  losses: dict[tuple[str, int, float], dict[int, float]] = {}
   for x in runs:
     if x['arm'] not in own and (x['arm'], x['steps']) not in left_out:
       key = x['arm'], x['steps'], x['time']
-      losses.setdefault(key, []).append(x['loss'])
+      losses.setdefault(key, {})[x['seed']] = x['loss']
+  seeds = differences.common(*losses.values()) if losses else []
+  if not seeds:
+    return []
   # Equal times differ by the rounding of steps, which is no merit.
   points = sorted(
-    (round(time, 2), statistics.spread(several).mean, time, arm, steps)
-    for (arm, steps, time), several in losses.items()
+    (
+      round(time, 2),
+      statistics.spread([by_seed[seed] for seed in seeds]).mean,
+      time,
+      arm,
+      steps,
+    )
+    for (arm, steps, time), by_seed in losses.items()
   )
   front: list[dict[str, Any]] = []
   for _, loss, time, arm, steps in points:
     if not front or loss < front[-1]['loss']:
-      front.append({'arm': arm, 'steps': steps, 'time': time, 'loss': loss})
+      point = {'arm': arm, 'steps': steps, 'time': time, 'loss': loss}
+      front.append(point | {'seeds': seeds})
   return front

@@ -2,34 +2,12 @@
 
 import pathlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from td_flax import artifacts
-from td_flax.compare import plots, statistics
-from td_flax.compare.differences import CONTROLS, DIVERGED, OWN_GEOMETRY
+from td_flax.compare import plots, verdicts
+from td_flax.compare.differences import CONTROLS, DIVERGED
 from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
-
-
-class _Scale(NamedTuple):
-  """How a kind of figures is printed."""
-
-  factor: float
-  digits: int
-  unit: str
-
-  def signed(self, x: float) -> str:
-    """A difference."""
-    return f'{self.factor * x:+.{self.digits}f}'
-
-  def size(self, x: float) -> str:
-    """A figure, or how large a difference is."""
-    return f'{self.factor * x:.{self.digits}f}'
-
-
-# The differences that are told, by baseline and arm.
-_Told = dict[str, dict[str, Any]]
-
-_NATS, _POINTS = _Scale(1, 4, 'nats'), _Scale(100, 2, 'points')
 
 
 def write(
@@ -58,19 +36,23 @@ def markdown(found: dict[str, Any]) -> str:
   lines = [f'# Comparison `{found["name"]}`', '']
   if not found['conclusive']:
     lines += [f'**INCONCLUSIVE: {found["inconclusive_because"]}.**', '']
-  if found['finished_runs'] < found['planned_runs']:
+  unscored = found['unscored_runs']
+  if found['finished_runs'] < found['planned_runs'] or unscored:
     lines += [
       '**UNFINISHED: a verdict that is looked for run after run is found too '
       'often; what counts is said when all runs are done.**',
       '',
     ]
   seeds = sorted({x['seed'] for x in found['runs']})
+  without = f' ({unscored} still without scores)' if unscored else ''
   lines += [
     f'Rests on {found["finished_runs"]} of {found["planned_runs"]} planned '
-    f'runs, seeds {", ".join(map(str, seeds))}. Losses are held out, at the '
-    'end of training, in nats per predicted token; ± is the sample deviation '
-    'over seeds. Intervals are 95% '
-    "intervals of the mean paired difference by Student's t.",
+    f'runs{without}, seeds {", ".join(map(str, seeds))}. Losses are held out, '
+    'at the end of training, in nats per predicted token; ± is the sample '
+    'deviation over seeds. Intervals are 95% '
+    "intervals of the mean paired difference by Student's t. They hold for "
+    'these held-out rows and masks, the same for all: others would move a '
+    'difference too.',
     '',
     'Without context a prediction costs {unigram:.3f} nats by how frequent '
     'tokens are, and {shown:.3f} by what is shown at the position too, a tenth '
@@ -94,10 +76,10 @@ def markdown(found: dict[str, Any]) -> str:
     if protocol == TIME_TO_TARGET:
       lines += _target(figures, conclusive=found['conclusive'])
     else:
-      told = _told(figures, found['baselines'])
+      told = verdicts.told(figures, found['baselines'])
       lines += [*_losses_table(protocol, figures, told), '']
       if found['conclusive']:
-        lines += [*_words(told), *_by_chance([told])]
+        lines += [*verdicts.words(told), *verdicts.by_chance([told])]
       else:
         lines += ['Inconclusive: nothing follows from these differences.']
       if protocol == EQUAL_TIME:
@@ -118,9 +100,10 @@ def _arms(found: dict[str, Any]) -> list[str]:
     '## Arms',
     '',
     f'Measured on {timing["device_kind"]}: plain BERT takes '
-    f'{1e3 * timing["arms"][PLAIN]["seconds_per_step"]:,.1f} ms a step (median '
-    f'of {timing["rounds"]} interleaved turns, ± its standard error; quartiles '
-    'in brackets). Compiling, evaluation, data and saving are in no time.',
+    f'{1e3 * timing["arms"][PLAIN]["seconds_per_step"]:,.1f} ms a step. Step '
+    f'times are medians of interleaved turns ({timing["rounds"]} in all; of '
+    'several processes the mean), ± their standard error, quartiles in '
+    'brackets. Compiling, evaluation, data and saving are in no time.',
     '',
     "| arm | changes | plain's FLOPs per row | plain's step time |",
     '|---|---|---|---|',
@@ -133,11 +116,27 @@ def _arms(found: dict[str, Any]) -> list[str]:
       f'x {timed["ratio"]:.3f} ± {timed["error"]:.3f} ({low:.3f} to '
       f'{high:.3f}) |'
     )
+  others = [
+    arm
+    for arm, x in found['arms'].items()
+    if arm not in CONTROLS and not x['imitated']
+  ]
+  if others:
+    controls = ' and '.join(
+      f'`{x}`' for x in CONTROLS if x != PLAIN and x in found['arms']
+    )
+    lines += [
+      '',
+      f'{controls} imitate `{found["reference"]}`. Not these: '
+      f'{", ".join(others)}. They drop in other layers, parts or shares, or '
+      'cost something else, and so their differences to a control are not of '
+      'the choice of tokens alone.',
+    ]
   return lines
 
 
 def _losses_table(
-  protocol: str, figures: dict[str, Any], told: _Told
+  protocol: str, figures: dict[str, Any], told: verdicts.Told
 ) -> list[str]:
   has_own = any(x['own_loss'] for x in figures.values())
   head = ['arm', 'steps', 'loss', 'n', *(f'minus {x}' for x in told)]
@@ -155,102 +154,16 @@ def _losses_table(
     '|---' * len(head) + '|',
   ]
   for arm, x in figures.items():
-    cells = [arm, f'{x["steps"]:,}', _spread(x['loss']), str(len(x['seeds']))]
-    cells += [_difference(by_arm.get(arm), x) for by_arm in told.values()]
+    cells = [arm, f'{x["steps"]:,}', verdicts.mean_cell(x['loss'])]
+    cells.append(str(len(x['seeds'])))
+    cells += [
+      verdicts.difference_cell(by_arm.get(arm), x) for by_arm in told.values()
+    ]
     cells += [f'{x["time"]:.3f}', f'{x["flops_share"]:.3f}']
     if has_own:
-      cells.append(_spread(x['own_loss']) if x['own_loss'] else '')
+      cells.append(verdicts.mean_cell(x['own_loss']) if x['own_loss'] else '')
     lines.append(f'| {" | ".join(cells)} |')
   return lines
-
-
-def _spread(x: dict[str, Any], scale: _Scale = _NATS) -> str:
-  spread = '' if x['deviation'] is None else f' ± {scale.size(x["deviation"])}'
-  return f'{scale.size(x["mean"])}{spread}'
-
-
-def _difference(
-  x: dict[str, Any] | None, ours: dict[str, Any], scale: _Scale = _NATS
-) -> str:
-  """The cell of a difference: mean, interval, verdict, seeds if not all."""
-  if x is None:
-    return ''
-  parts = [scale.signed(x['mean'])]
-  if x['low'] is not None:
-    parts[0] += f' ({scale.signed(x["low"])} to {scale.signed(x["high"])})'
-  if x['verdict']:
-    parts.append(x['verdict'])
-  if x['n'] < len(ours['seeds']):
-    parts.append(f'n={x["n"]}')
-  return ', '.join(parts)
-
-
-def _told(figures: dict[str, Any], baselines: Iterable[str]) -> _Told:
-  told: _Told = {baseline: {} for baseline in baselines}
-  for arm, x in figures.items():
-    for baseline, difference in x['against'].items():
-      # A control is seen beside plain, and in its own column.
-      if baseline == PLAIN or arm not in CONTROLS:
-        told[baseline][arm] = difference
-  return {baseline: by_arm for baseline, by_arm in told.items() if by_arm}
-
-
-# What follows from the differences to a baseline, by their verdict.
-_FOLLOWS = {
-  'better': 'better than {}',
-  'worse': 'worse than {}',
-  'not distinguishable': (
-    'not distinguishable from {}, so neither a difference nor equality follows'
-  ),
-  OWN_GEOMETRY: (
-    'no verdict by losses against {}, since one of the two trains something '
-    'else than plain BERT; scores decide'
-  ),
-  DIVERGED: 'no verdict against {}, since not all runs reached their end',
-  '': 'no verdict against {}, since one seed has no interval',
-}
-
-
-def _words(told: _Told, scale: _Scale = _NATS, of: str = '') -> list[str]:
-  """What follows from differences, a line for each baseline and verdict."""
-  lines = []
-  for baseline, by_arm in told.items():
-    for verdict, follows in _FOLLOWS.items():
-      arms = [
-        f'{arm} by {scale.size(abs(x["mean"]))} {scale.unit}'
-        if verdict in ('better', 'worse')
-        else arm
-        for arm, x in by_arm.items()
-        if x['verdict'] == verdict
-      ]
-      if arms:
-        lines.append(f'- {of}{follows.format(baseline)}: {", ".join(arms)}')
-  seeds = [x['n'] for by_arm in told.values() for x in by_arm.values()]
-  return lines + _preliminary(seeds)
-
-
-def _preliminary(seeds: list[int]) -> list[str]:
-  fewest = min(seeds, default=statistics.ENOUGH_SEEDS)
-  if fewest >= statistics.ENOUGH_SEEDS:
-    return []
-  return ['', f'Preliminary: {fewest} seed{"s" * (fewest > 1)}.']
-
-
-def _by_chance(several: Iterable[_Told]) -> list[str]:
-  """What several verdicts at once mean."""
-  verdicts = sum(
-    x['verdict'] not in ('', DIVERGED, OWN_GEOMETRY)
-    for told in several
-    for by_arm in told.values()
-    for x in by_arm.values()
-  )
-  if verdicts < 2:
-    return []
-  return [
-    '',
-    f'Each interval stands for itself: of {verdicts} differences that are '
-    f'none, {0.05 * verdicts:.2g} would on average be called better or worse.',
-  ]
 
 
 def _worth(found: dict[str, Any]) -> list[str]:
@@ -260,11 +173,12 @@ def _worth(found: dict[str, Any]) -> list[str]:
   if worth is None:
     text += (
       'no arm ran at two lengths, so what they are worth is not known, and in '
-      'no interval.'
+      'no interval; another protocol beside this one tells it.'
     )
   else:
     text += (
-      f'1% of one is worth {worth:.4f} nats here, which the intervals hold.'
+      f'1% of one is worth {worth:.4f} nats here, which the intervals of '
+      'losses hold.'
     )
   return ['', text]
 
@@ -273,12 +187,13 @@ def _front(found: dict[str, Any]) -> list[str]:
   """What nothing beats in both time and loss."""
   if not found['front'] or not found['conclusive']:
     return []
+  seeds = ', '.join(map(str, found['front'][0]['seeds']))
   lines = [
     '',
     '## Pareto front',
     '',
     'Arms and lengths that none beats in both time and mean loss, whatever the '
-    'deviations.',
+    f'deviations; seeds {seeds}.',
     '',
     "| arm | steps | plain's time | loss |",
     '|---' * 4 + '|',
@@ -300,7 +215,9 @@ def _scores(
       by_name.setdefault(name, {})[arm] = score
   if not by_name:
     return []
-  told = {name: _told(by_arm, baselines) for name, by_arm in by_name.items()}
+  told = {
+    name: verdicts.told(by_arm, baselines) for name, by_arm in by_name.items()
+  }
   columns = [x for x in baselines if any(x in y for y in told.values())]
   head = ['score', 'arm', 'mean', 'n', *(f'minus {x}' for x in columns)]
   lines = [
@@ -315,17 +232,20 @@ def _scores(
   words = []
   for name, by_arm in by_name.items():
     for arm, x in by_arm.items():
-      cells = [f'{name} ({x["metric"]})', arm, _spread(x['score'], _POINTS)]
+      cells = [f'{name} ({x["metric"]})', arm]
+      cells.append(verdicts.mean_cell(x['score'], verdicts.POINTS))
       cells.append(str(len(x['seeds'])))
       cells += [
-        _difference(told[name].get(column, {}).get(arm), x, _POINTS)
+        verdicts.difference_cell(
+          told[name].get(column, {}).get(arm), x, verdicts.POINTS
+        )
         for column in columns
       ]
       lines.append(f'| {" | ".join(cells)} |')
-    words += ['', *_words(told[name], _POINTS, f'{name}: ')]
+    words += ['', *verdicts.words(told[name], verdicts.POINTS, f'{name}: ')]
   if not conclusive:
     words = ['', 'Inconclusive: nothing follows from these differences either.']
-  return [*lines, *words, *_by_chance(told.values())]
+  return [*lines, *words, *verdicts.by_chance(told.values())]
 
 
 def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
@@ -356,11 +276,13 @@ def _target(figures: dict[str, Any], *, conclusive: bool) -> list[str]:
     )
   if conclusive:
     words = [
-      f'- {_time_in_words(*x)}' for x in figures.items() if x[0] != PLAIN
+      f'- {_time_in_words(arm, x)}'
+      for arm, x in figures.items()
+      if arm != PLAIN
     ]
   else:
     words = ['Inconclusive: nothing follows from these times.']
-  words += _preliminary([len(x['seeds']) for x in figures.values()])
+  words += verdicts.preliminary([len(x['seeds']) for x in figures.values()])
   return [*lines, '', *words]
 
 
@@ -368,14 +290,22 @@ def _time_in_words(arm: str, x: dict[str, Any]) -> str:
   """What follows from an arm's time to plain's loss."""
   if x['diverged']:
     return f'{arm}: not all runs reached their end, so no verdict.'
+  relations = {y['time']['relation'] for y in x['by_seed'].values()}
   if x['time']['relation'] == '>':
-    return f"{arm} does not reach plain's loss within plain's time."
+    within = "within plain's time"
+    if len(x['seeds']) > 1 and relations == {'>'}:
+      return f"No seed of {arm} reaches plain's loss {within}."
+    why = 'one seed' if len(x['seeds']) == 1 else 'some seed does'
+    return (
+      f"{arm} does not reach plain's loss {within} on average; no interval "
+      f'({why}), so no verdict.'
+    )
   needed = f"{_crossing(x['time'])} of plain's time to plain's loss"
   if x['interval'] is None:
     why = 'one seed'
     if len(x['seeds']) > 1:
       why = 'some seed crosses outside of the runs'
-      if all(y['time']['relation'] == '<=' for y in x['by_seed'].values()):
+      if relations == {'<='}:
         why = 'its shortest runs are below it with every seed'
     return f'{arm} needs {needed}; no interval ({why}), so no verdict.'
   low, high = x['interval']

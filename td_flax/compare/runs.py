@@ -18,17 +18,27 @@ from td_flax.workdir import Workdir
 FOLDER = 'runs'
 
 
-def finished(path: pathlib.Path, configs: dict[Run, Config]) -> list[Run]:
+def finished(
+  path: pathlib.Path,
+  configs: dict[Run, Config],
+  fingerprints: dict[str, str] | None = None,
+) -> list[Run]:
   """The runs in `path` that are trained to their end.
 
+  Args:
+    path: of the comparison.
+    configs: of its runs.
+    fingerprints: of the tokenizer and of the dataset, where they are known.
+
   Raises:
-    errors.CheckpointError: a folder there belongs to a run of another config.
+    errors.CheckpointError: a folder there belongs to a run of another config,
+      tokenizer or dataset.
   """
   done = []
   for run, config in configs.items():
     workdir = Workdir(path / FOLDER / run.folder)
     if workdir.config_json.exists():
-      workdir.check(config)
+      workdir.check(config, fingerprints)
       summary = workdir.summary()
       if summary and summary['step'] == run.steps:
         done.append(run)
@@ -62,10 +72,19 @@ def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
     if it is not finite), `own_loss` (the policy's own evaluation, None where it
     has none), `curve`, pairs of step and held-out loss where that is finite,
     and `scores`, those that are there.
+
+  Raises:
+    errors.CheckpointError: its metrics.jsonl is not there.
   """
   workdir = Workdir(path / FOLDER / run.folder)
   loss = workdir.summary()['last_eval_loss']
-  lines = workdir.metrics_jsonl.read_text().splitlines()
+  try:
+    lines = workdir.metrics_jsonl.read_text().splitlines()
+  except FileNotFoundError:
+    raise errors.CheckpointError(
+      f'{workdir.metrics_jsonl}: missing; delete {workdir.path} to do this run '
+      'again'
+    ) from None
   rows = [x for x in map(json.loads, lines) if x.get('eval/loss') is not None]
   return {
     **run._asdict(),
@@ -84,6 +103,7 @@ def execute(
   configs: dict[Run, Config],
   scored: Iterable[Run],
   wanted: Scores,
+  fingerprints: dict[str, str],
   report: Callable[[dict[Run, str]], Any],
 ) -> dict[Run, str]:
   """Does what is left, as many runs at once as there are places.
@@ -95,6 +115,7 @@ def execute(
     configs: of the runs, in the order to do them.
     scored: the runs that are scored too.
     wanted: on what.
+    fingerprints: of the tokenizer and of the dataset.
     report: called with those that failed after every run that has ended.
 
   Returns:
@@ -103,7 +124,8 @@ def execute(
   Raises:
     errors.Stopped: a signal came; the runs under way have saved their state.
   """
-  trained, lacking = finished(path, configs), unscored(path, scored, wanted)
+  trained = finished(path, configs, fingerprints)
+  lacking = unscored(path, scored, wanted)
   waiting = [run for run in configs if run not in trained or run in lacking]
   free, taken, failed = list(places), {}, {}
   count = len(configs) - len(waiting)

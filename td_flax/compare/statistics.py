@@ -93,6 +93,17 @@ def paired(
   return Paired(n, mean, mean - half, mean + half)
 
 
+def like_normal(error: float, samples: int) -> float:
+  """A standard error, larger where few samples tell it.
+
+  1.96 of the result is what Student's t has for `samples - 1` degrees of
+  freedom.
+  """
+  share = (1 + LEVEL) / 2
+  t = stats.t.ppf(share, samples - 1)
+  return error * float(t / stats.norm.ppf(share))
+
+
 def crossing(
   at: Sequence[float], losses: Sequence[float], target: float
 ) -> Crossing:

@@ -1,15 +1,25 @@
-"""How long a step takes: interleaved turns in one process."""
+"""How long a step takes: interleaved turns, in several processes."""
 
+import itertools
 import json
 import pathlib
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from td_flax import artifacts, chips, errors, parallel, programs, step
+from td_flax import (
+  artifacts,
+  chips,
+  compilation,
+  errors,
+  parallel,
+  programs,
+  step,
+)
 from td_flax import config as config_lib
 from td_flax.compare import machine as machine_lib
 from td_flax.compare.settings import PLAIN
@@ -25,6 +35,10 @@ _SPECIAL = SpecialIds()
 # A turn takes at least this long on plain BERT: the clock and the call that
 # starts a step then weigh little.
 _TURN_SECONDS = 1.0
+# The same programs take other shares of each other's time in another process
+# (where their memory lies), by more than turns within one show.
+_PROCESSES = 5
+_FEWEST_ROUNDS = 4  # in each of several processes
 
 
 class TimedStep:
@@ -108,7 +122,8 @@ def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
 
   Returns:
     `ratio`, their median; `quartiles`; `error`, the standard error of the
-    median, from the quartiles as if the ratios were normal.
+    median, from the quartiles as if the ratios were normal; `samples`, how many
+    it comes from.
   """
   ratios = np.array(one) / np.array(other)
   low, high = np.percentile(ratios, [25, 75])
@@ -117,6 +132,7 @@ def ratio(one: list[float], other: list[float]) -> dict[str, Any]:
     'ratio': float(np.median(ratios)),
     'quartiles': [float(low), float(high)],
     'error': float((np.pi / 2 / len(ratios)) ** 0.5 * deviation),
+    'samples': len(ratios),
   }
 
 
@@ -143,9 +159,10 @@ def measure(
 ) -> dict[str, Any]:
   """Times arms against `plain`, the only work of the machine meanwhile.
 
-  The programs of the runs take turns, and count in a run by their share of its
-  steps. A program of several arms is timed once: its error then is in none of
-  the differences between them.
+  In this process alone: see `split` and `combine`. The programs of the runs
+  take turns, and count in a run by their share of its steps. A program of
+  several arms is timed once: its error then is in none of the differences
+  between them.
 
   Args:
     arms: by name, `plain` among them.
@@ -154,9 +171,10 @@ def measure(
 
   Returns:
     What was measured on, and under `arms` for each arm `ratio` (its step time
-    over plain's, the median over rounds), `quartiles`, `seconds_per_step`, and
-    the `fingerprint` of its config.
+    over plain's, the median over rounds) and what else `ratio` has,
+    `seconds_per_step`, and the `fingerprint` of its config.
   """
+  compilation.keep_programs()  # of several processes the first one compiles
   engine = parallel.make(arms[PLAIN].parallel)
   runs = {
     name: programs.Programs(config, vocab_size, _SPECIAL, engine)
@@ -203,6 +221,47 @@ def measure(
       for name, x in timed.items()
     },
   }
+
+
+def split(rounds: int) -> list[int]:
+  """The rounds of each process: five where there are enough, else one."""
+  if rounds < _FEWEST_ROUNDS * _PROCESSES:
+    return [rounds]
+  bounds = [rounds * i // _PROCESSES for i in range(_PROCESSES + 1)]
+  return [stop - start for start, stop in itertools.pairwise(bounds)]
+
+
+def combine(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """What several processes have measured, of the same arms.
+
+  Args:
+    measured: of `measure`, one or at least three.
+
+  Returns:
+    The same, with the mean of the processes' ratios and quartiles; `error` is
+    the standard error of that mean, and `samples` the number of processes.
+  """
+  first, *others = measured
+  if not others:
+    return first
+  pace = statistics.median(
+    x['arms'][PLAIN]['seconds_per_step'] for x in measured
+  )
+  arms = {}
+  for name, x in first['arms'].items():
+    several = [one['arms'][name] for one in measured]
+    ratios = [one['ratio'] for one in several]
+    mean = statistics.fmean(ratios)
+    quartiles = zip(*(one['quartiles'] for one in several), strict=True)
+    arms[name] = {
+      **x,
+      'ratio': mean,
+      'quartiles': [*map(statistics.fmean, quartiles)],
+      'error': statistics.stdev(ratios) / len(ratios) ** 0.5,
+      'samples': len(ratios),
+      'seconds_per_step': mean * pace,
+    }
+  return first | {'rounds': sum(x['rounds'] for x in measured), 'arms': arms}
 
 
 def _program(run: programs.Programs, key: programs.Key) -> tuple[Any, ...]:

@@ -103,26 +103,26 @@ def _compare(
     if missing := configs.keys() - timing['arms'].keys():
       progress.write_line(f'timing a step of {", ".join(sorted(missing))}')
       wanted = {x: configs[x] for x in configs if x in {PLAIN, *missing}}
-      timing = timing_lib.add(
-        file,
-        timing,
-        children.call(
-          places[0],
-          timing_lib.measure,
-          wanted,
-          vocab_size,
-          settings.timing_rounds,
-        ),
-      )
+      measured = [
+        children.call(places[0], timing_lib.measure, wanted, vocab_size, rounds)
+        for rounds in timing_lib.split(settings.timing_rounds)
+      ]
+      timing = timing_lib.add(file, timing, timing_lib.combine(measured))
     ratios = {name: timing['arms'][name]['ratio'] for name in arms}
     lengths = plan.lengths(settings, ratios)
     planned = plan.configs(settings, arms, lengths, data_dir)
-    if not missing and len(runs.finished(path, planned)) < len(planned):
+    fingerprints = {
+      'tokenizer': packed.tokenizer.fingerprint,
+      'dataset': packed.fingerprint,
+    }
+    trained = runs.finished(path, planned, fingerprints)
+    if not missing and len(trained) < len(planned):
       parallel = settings.base.parallel
       here = children.call(places[0], timing_lib.machine, parallel)
       timing_lib.check(file, timing, here)
     command = ['python', '-m', 'td_flax.tools.compare', *sys.argv[1:]]
     about = machine_lib.facts(command)
+    scored = plan.scored(settings, lengths)
 
     def write_report(failed: dict[plan.Run, str]) -> dict[str, Any]:
       found = figures.content(
@@ -136,6 +136,7 @@ def _compare(
           for run in runs.finished(path, planned)
         ],
         planned=len(planned),
+        unscored=len(runs.unscored(path, scored, settings.scores)),
         failed=failed,
         context_free=context_free,
       )
@@ -147,8 +148,9 @@ def _compare(
       places,
       path,
       planned,
-      plan.scored(settings, lengths),
+      scored,
       settings.scores,
+      fingerprints,
       write_report,
     )
   print(report.markdown(write_report(failed)))

@@ -16,6 +16,10 @@ from made_up_runs import (
 )
 
 from td_flax.compare import plan, report
+from td_flax.compare.differences import UNTIMED
+
+# Student's, 95% of both sides, of the 5 rounds of TIMING.
+T_OF_ROUNDS = 2.776445
 
 
 def test_the_time_to_plains_loss_lies_between_two_budgets():
@@ -93,7 +97,10 @@ def test_an_arm_some_of_whose_runs_are_lost_has_no_verdict(how):
   assert td['against']['plain']['verdict'] == 'runs diverged'
   assert found['protocols']['equal_steps']['td']['diverged'] == []
   text = report.markdown(found)
-  no_verdict = 'no verdict against plain, since not all runs reached their end'
+  no_verdict = (
+    'no verdict against plain, since not all runs reached their end with '
+    'finite figures'
+  )
   assert f'- {no_verdict}: td\n' in text
   assert '- better than plain: td' not in text
   assert re.search(r'- better than plain: random by \S+ nats, shallow by', text)
@@ -142,8 +149,15 @@ def test_an_error_of_the_time_is_told_in_nats():
   one_length = [
     x for x in one_length if (x['steps'] == 100) == (x['arm'] == 'plain')
   ]
-  text = report.markdown(make(one_length))
+  found = make(one_length)
+  text = report.markdown(found)
   assert 'what they are worth is not known, and in no interval' in text
+  # So a budget may be a little too large or too small for one of them.
+  td = found['protocols']['equal_time']['td']['against']
+  assert td['plain']['verdict'] == td['random']['verdict'] == UNTIMED
+  assert '- no verdict against plain, since no arm ran at two lengths' in text
+  assert 'better than' not in text.partition('## Equal time')[2]
+  assert 'Each interval stands for itself' not in text
 
 
 def test_the_error_of_the_time_is_in_the_intervals_at_equal_time():
@@ -160,13 +174,15 @@ def test_the_error_of_the_time_is_in_the_intervals_at_equal_time():
     error = math.hypot(2, 1) * found['nats_per_percent_of_time']
     error *= protocol == 'equal_time'
     assert widths[1] == pytest.approx(
-      math.hypot(widths[0], 1.95996 * error), rel=1e-5
+      math.hypot(widths[0], T_OF_ROUNDS * error), rel=1e-5
     )
   intervals = [
     x['protocols']['time_to_target']['td']['interval'] for x in (exact, found)
   ]
   half = [math.log(high / low) / 2 for low, high in intervals]
-  assert half[1] == pytest.approx(math.hypot(half[0], 1.95996 * 0.02), rel=1e-5)
+  assert half[1] == pytest.approx(
+    math.hypot(half[0], T_OF_ROUNDS * 0.02), rel=1e-5
+  )
 
 
 def test_a_score_that_is_not_finite_leaves_no_verdict():
@@ -194,13 +210,24 @@ def test_time_to_target_is_put_into_words():
   ]
   found = make(runs, td='drop.policy=random')
   text = report.markdown(found).partition('## Time to target')[2]
-  assert "- td needs 0.707 of plain's time to plain's loss (0.680 to 0" in text
-  assert "- shallow does not reach plain's loss within plain's time." in text
+  assert "- td needs 0.707 of plain's time to plain's loss (0.669 to 0" in text
+  assert (
+    "- No seed of shallow reaches plain's loss within plain's time." in text
+  )
   assert 'plain needs' not in text
   assert '## Pareto front' in text
   assert '| td | 200 | x 1.000 | 2.8000 |' in text
+  for x in runs:
+    if (x['arm'], x['steps'], x['seed']) == ('shallow', 200, 0):
+      x['loss'] = 2.9
+  text = report.markdown(make(runs))
+  no_interval = "plain's loss within plain's time on average; no interval ("
+  assert f'- shallow does not reach {no_interval}some seed does), so' in text
   text = report.markdown(make(all_runs(1)))
   assert '(one seed), so no verdict' in text
+  runs = [x | {'loss': 3.4} if x['arm'] == 'td' else x for x in all_runs(1)]
+  text = report.markdown(make(runs))
+  assert f'- td does not reach {no_interval}one seed), so no verdict.' in text
   text = report.markdown(make(all_runs(5), unigram=3.9))
   assert 'nothing follows from these times' in text
   assert '## Pareto front' not in text
@@ -221,3 +248,53 @@ def test_the_rounding_of_steps_puts_nothing_on_the_front():
   timing['arms']['td']['seconds_per_step'] *= 0.999
   front = make(runs, timing=timing)['front']
   assert 'td' not in {x['arm'] for x in front}
+
+
+def test_the_front_is_of_seeds_that_all_points_have():
+  runs = [
+    x | {'loss': x['loss'] + 0.5 * x['seed']}  # the first seed is lucky
+    for x in all_runs(3)
+    if x['seed'] == 0 or (x['arm'], x['steps']) != ('td', 200)
+  ]
+  found = make(runs)
+  assert {tuple(x['seeds']) for x in found['front']} == {(0,)}
+  assert [x['loss'] for x in found['front']] == [EQUAL, LATER]
+  assert 'whatever the deviations; seeds 0.' in report.markdown(found)
+  runs = [x for x in runs if (x['arm'] == 'td') == (x['seed'] == 0)]
+  assert make(runs)['front'] == []
+
+
+def test_controls_are_said_to_imitate_one_arm():
+  found = make(all_runs(2), twins=['other'])
+  assert found['reference'] == 'td'
+  imitated = {arm: x['imitated'] for arm, x in found['arms'].items()}
+  assert imitated == {
+    'plain': False, 'td': True, 'random': True, 'shallow': False, 'other': True,
+  }  # fmt: skip
+  assert 'imitate' not in report.markdown(found)
+  for change in 'drop.keep=0.4', 'drop.first_layer=3', 'model.mlp_dim=2048':
+    found = make(
+      all_runs(2), twins=['other'], of_twins=f'drop.policy=random {change}'
+    )
+    assert not found['arms']['other']['imitated']
+    text = report.markdown(found)
+    assert '`random` and `shallow` imitate `td`. Not these: other.' in text
+
+
+def test_a_reference_that_is_a_control_is_compared_with_once():
+  assert make(all_runs(2), reference='random')['baselines'] == (
+    'plain', 'random', 'shallow',
+  )  # fmt: skip
+
+
+def test_plain_that_diverged_is_not_said_to_be_running():
+  runs = [x | {'loss': None} if x['arm'] == 'plain' else x for x in all_runs(2)]
+  found = make(runs)
+  assert found['inconclusive_because'] == 'no run of plain has a finite loss'
+
+
+def test_scores_that_are_to_come_leave_a_report_unfinished():
+  runs = scored(5)
+  text = report.markdown(make(runs, unscored=3))
+  assert '**UNFINISHED: ' in text
+  assert 'Rests on 40 of 40 planned runs (3 still without scores), ' in text

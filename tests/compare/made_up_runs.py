@@ -56,16 +56,22 @@ def make(
   td='drop.policy=random',
   timing=TIMING,
   twins=(),
+  of_twins=None,
+  unscored=0,
+  reference='td',
 ):
-  """The figures; `twins` are arms like td."""
+  """The figures; `twins` are arms like td, unless `of_twins` says more."""
   raw = settings.default()
-  for name in ('td', *twins):
-    raw.arms[name] = td
-  raw.reference = 'td'
+  raw.arms.td = td
+  for name in twins:
+    raw.arms[name] = of_twins or td
+  if reference == 'random':
+    raw.arms.random = 'drop.policy=random'
+  raw.reference = reference
   arms = plan.arms(settings.load(raw), 1000)
   return figures.content(
     'made-up',
-    'td',
+    reference,
     {name: arms[name] for name in (*ARMS, *twins)},
     {
       protocol: by_arm | dict.fromkeys(twins, by_arm['td'])
@@ -75,6 +81,7 @@ def make(
     | {'arms': timing['arms'] | dict.fromkeys(twins, timing['arms']['td'])},
     runs,
     planned=40,
+    unscored=unscored,
     failed=failed or {},
     context_free=statistics.ContextFree(unigram, unigram - 0.5),
   )

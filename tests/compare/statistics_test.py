@@ -107,3 +107,19 @@ def test_plain_must_have_left_the_plateau():
   assert statistics.plateau(5.0, 6.0) == ''
   reason = statistics.plateau(5.1, 6.0)
   assert 'ends at 5.100 nats and must be below 5.000' in reason
+
+
+def test_an_error_from_few_samples_counts_for_more():
+  # t(0.975, 4) = 2.776445, and 1.959964 of a normal one.
+  assert statistics.like_normal(0.1, 5) == pytest.approx(
+    0.1 * 2.776445 / 1.959964
+  )
+  assert statistics.like_normal(0.1, 10**6) == pytest.approx(0.1, rel=1e-5)
+  rng = np.random.default_rng(0)
+  covered = 0
+  for _ in range(2000):
+    sample = rng.normal(size=4)
+    error = statistics.like_normal(sample.std(ddof=1) / 2, 4)
+    interval = statistics.paired([sample.mean()] * 2, [0, 0], error)
+    covered += interval.low <= 0 <= interval.high
+  assert covered / 2000 == pytest.approx(0.95, abs=0.02)

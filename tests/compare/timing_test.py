@@ -129,6 +129,37 @@ def test_a_step_is_timed(make_config):
   assert all(x['seconds_per_step'] > 0 for x in found['arms'].values())
 
 
+@pytest.mark.parametrize('rounds', [1, 3, 19, 20, 23, 60])
+def test_many_rounds_are_spread_over_processes(rounds):
+  found = timing.split(rounds)
+  assert sum(found) == rounds
+  assert len(found) == (5 if rounds >= 20 else 1)
+  assert min(found) >= min(rounds, 4)
+
+
+def test_processes_are_averaged_and_their_spread_is_the_error(make_config):
+  plain = make_config()
+  configs = {'plain': plain, 'a': changed(plain, drop__policy='random')}
+  several = []
+  for ratio in 0.5, 0.52, 0.6:
+    one = measured(configs, plain=1.0, a=ratio)
+    for x in one['arms'].values():
+      # Rounds within a process show less than that.
+      x |= {'quartiles': [x['ratio']] * 2, 'error': 0.001, 'samples': 4}
+    several.append(one)
+  found = timing.combine(several)
+  assert found['rounds'] == 3
+  a = found['arms']['a']
+  assert a['ratio'] == pytest.approx(0.54)
+  assert a['quartiles'] == pytest.approx([0.54, 0.54])
+  assert a['error'] == pytest.approx(np.std([0.5, 0.52, 0.6], ddof=1) / 3**0.5)
+  assert a['samples'] == 3
+  assert a['seconds_per_step'] == pytest.approx(3 * 0.54)
+  assert a['fingerprint'] == timing.fingerprint(configs['a'])
+  assert found['arms']['plain']['error'] == 0
+  assert timing.combine(several[:1]) == several[0]
+
+
 MACHINE = {
   'platform': 'cpu',
   'device_kind': 'cpu',
