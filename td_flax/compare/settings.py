@@ -66,8 +66,8 @@ class _File:
   # counts the runs of equal_steps too.
   protocols: str = ','.join(PROTOCOLS)
   budgets: str = '0.6,0.8'
-  # Turns of every arm when its step time is measured; of fewer the error of the
-  # ratio would not be known.
+  # Turns of every arm when its step time is measured, from 20 on in five
+  # processes; of fewer than 3 the error of the ratio would not be known.
   timing_rounds: int = fields.at_least(20, 3)
   # Comma list of `SCORES`: what every run's final checkpoint is scored on.
   scores: str = ''
