@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from td_flax import errors, masking, parallel
+from td_flax import errors, masking, parallel, progress
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import plan as plans
 from td_flax.dropping import routing
@@ -78,12 +78,13 @@ class Scorer:
     encoded = encode(self._tokenizer, sentences, self._max_length)
     scores = np.zeros(len(sentences))
     lengths = [x for x in _LENGTHS if x < self._max_length]
-    for low, high in zip(
-      [0, *lengths], [*lengths, self._max_length], strict=True
-    ):
-      mine = [i for i, x in enumerate(encoded) if low < len(x) + 2 <= high]
-      if mine:
-        self._add(scores, mine, [encoded[i] for i in mine], high)
+    with progress.Progress(sum(map(len, encoded)), 'scoring', 'tokens') as bar:
+      for low, high in zip(
+        [0, *lengths], [*lengths, self._max_length], strict=True
+      ):
+        mine = [i for i, x in enumerate(encoded) if low < len(x) + 2 <= high]
+        if mine:
+          self._add(scores, mine, [encoded[i] for i in mine], high, bar)
     return scores
 
   def _add(
@@ -92,6 +93,7 @@ class Scorer:
     numbers: list[int],
     encoded: list[np.ndarray],
     length: int,
+    bar: progress.Progress,
   ) -> None:
     """Adds the log-probabilities of the tokens of sentences of one length."""
     special = self._tokenizer.special
@@ -108,6 +110,7 @@ class Scorer:
       these = slice(start, start + size)
       lost = self._at_once(rows[sources[these]], positions[these], size)
       np.subtract.at(scores, np.asarray(numbers)[sources[these]], lost)
+      bar.update(len(lost))
 
   def _at_once(
     self, rows: np.ndarray, positions: np.ndarray, size: int
