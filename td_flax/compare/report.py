@@ -7,7 +7,12 @@ from typing import Any
 from td_flax import artifacts
 from td_flax.compare import plots, verdicts
 from td_flax.compare.differences import CONTROLS, DIVERGED
-from td_flax.compare.settings import EQUAL_TIME, PLAIN, TIME_TO_TARGET
+from td_flax.compare.settings import (
+  EQUAL_TIME,
+  PLAIN,
+  SHALLOW,
+  TIME_TO_TARGET,
+)
 
 
 def write(
@@ -122,15 +127,15 @@ def _arms(found: dict[str, Any]) -> list[str]:
     if arm not in CONTROLS and not x['imitated']
   ]
   if others:
-    controls = ' and '.join(
-      f'`{x}`' for x in CONTROLS if x != PLAIN and x in found['arms']
-    )
+    # There is always `random`, and `shallow` where it can be.
+    who = '`random` and `shallow` imitate'
+    if SHALLOW not in found['arms']:
+      who = '`random` imitates'
     lines += [
       '',
-      f'{controls} imitate `{found["reference"]}`. Not these: '
-      f'{", ".join(others)}. They drop in other layers, parts or shares, or '
-      'cost something else, and so their differences to a control are not of '
-      'the choice of tokens alone.',
+      f'{who} `{found["reference"]}`. Not these: {", ".join(others)}. They '
+      'drop in other layers, parts or shares, or cost something else, and so '
+      'their differences to a control are not of the choice of tokens alone.',
     ]
   return lines
 

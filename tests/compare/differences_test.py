@@ -279,6 +279,8 @@ def test_controls_are_said_to_imitate_one_arm():
     assert not found['arms']['other']['imitated']
     text = report.markdown(found)
     assert '`random` and `shallow` imitate `td`. Not these: other.' in text
+  del found['arms']['shallow']
+  assert '`random` imitates `td`. Not these: ' in report.markdown(found)
 
 
 def test_a_reference_that_is_a_control_is_compared_with_once():
