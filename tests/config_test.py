@@ -166,6 +166,13 @@ def test_impossible_dropping_is_refused_unless_nothing_is_dropped(
   load(drop__policy='none', **overrides)
 
 
+def test_random_ltd_keeps_at_least_one_token():
+  assert load(drop__policy='random_ltd', drop__keep=1 / 512).num_kept == 1
+  with pytest.raises(errors.ConfigError) as error:
+    load(drop__policy='random_ltd', drop__keep=0.0005)
+  assert 'must be at least one token of 512 (here k=0)' in str(error.value)
+
+
 def test_the_smallest_and_largest_possible_k_are_accepted():
   assert load(drop__policy='random', drop__keep=78.0).num_kept == 78
   assert load(drop__policy='random', drop__keep=1.0).num_kept == 512
