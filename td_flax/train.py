@@ -1,6 +1,5 @@
 """Pretraining: from a config and a workdir to `summary.json`."""
 
-import itertools
 import pathlib
 import shlex
 from typing import Any
@@ -57,16 +56,10 @@ def train(
   engine.check_batch(config.train)
   schedule = Schedule(config)
   parts = schedule.configs
-  loop.report_attention(
-    config,
-    engine,
-    itertools.chain.from_iterable(
-      [
-        *map(schedule.passes, parts),
-        *map(step.evaluation_plans, parts.values()),
-      ]
-    ),
-  )
+  plans = [plan for key in parts for plan in schedule.passes(key)]
+  for part in parts.values():
+    plans += step.evaluation_plans(part)
+  loop.report_attention(config, engine, plans)
   for part in parts.values():
     if note := policies.load(part.drop.policy).note(part):
       progress.write_line(note)

@@ -101,9 +101,9 @@ def execute(
   places: list[children_lib.Place],
   path: pathlib.Path,
   configs: dict[Run, Config],
+  trained: list[Run],
   scored: Iterable[Run],
   wanted: Scores,
-  fingerprints: dict[str, str],
   report: Callable[[dict[Run, str]], Any],
 ) -> dict[Run, str]:
   """Does what is left, as many runs at once as there are places.
@@ -113,9 +113,9 @@ def execute(
     places: one for each run at work.
     path: of the comparison.
     configs: of the runs, in the order to do them.
+    trained: of `finished`.
     scored: the runs that are scored too.
     wanted: on what.
-    fingerprints: of the tokenizer and of the dataset.
     report: called with those that failed after every run that has ended.
 
   Returns:
@@ -124,7 +124,6 @@ def execute(
   Raises:
     errors.Stopped: a signal came; the runs under way have saved their state.
   """
-  trained = finished(path, configs, fingerprints)
   lacking = unscored(path, scored, wanted)
   waiting = [run for run in configs if run not in trained or run in lacking]
   free, taken, failed = list(places), {}, {}

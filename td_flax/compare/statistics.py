@@ -11,6 +11,8 @@ from scipy import stats
 from td_flax import masking
 
 LEVEL = 0.95
+_SHARE = (1 + LEVEL) / 2
+_NORMAL = float(stats.norm.ppf(_SHARE))  # 1.96
 # With fewer seeds even an interval that excludes 0 is a first impression.
 ENOUGH_SEEDS = 5
 # Plain BERT has left the plateau of predicting frequencies, clearly, where its
@@ -88,8 +90,8 @@ def paired(
   n = len(differences)
   if deviation is None:
     return Paired(n, mean, None, None)
-  seeds = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
-  half = math.hypot(seeds, float(stats.norm.ppf((1 + LEVEL) / 2)) * error)
+  seeds = like_normal(deviation / math.sqrt(n), n)
+  half = _NORMAL * math.hypot(seeds, error)
   return Paired(n, mean, mean - half, mean + half)
 
 
@@ -99,9 +101,7 @@ def like_normal(error: float, samples: int) -> float:
   1.96 of the result is what Student's t has for `samples - 1` degrees of
   freedom.
   """
-  share = (1 + LEVEL) / 2
-  t = stats.t.ppf(share, samples - 1)
-  return error * float(t / stats.norm.ppf(share))
+  return error * float(stats.t.ppf(_SHARE, samples - 1)) / _NORMAL
 
 
 def crossing(

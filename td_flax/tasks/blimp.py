@@ -131,7 +131,9 @@ def evaluate(
   """
   # All at once: a batch that is not full costs as much as a full one.
   pairs = [pair for paradigm in paradigms for pair in paradigm.pairs]
-  good, bad = scorer.score([*itertools.chain(*pairs)]).reshape(-1, 2).T
+  good, bad = (
+    scorer.score([*itertools.chain.from_iterable(pairs)]).reshape(-1, 2).T
+  )
   ends = np.cumsum([len(paradigm.pairs) for paradigm in paradigms])
   accuracies = {
     paradigm.name: float(np.mean(right))

@@ -148,9 +148,9 @@ def _compare(
       places,
       path,
       planned,
+      trained,
       scored,
       settings.scores,
-      fingerprints,
       write_report,
     )
   print(report.markdown(write_report(failed)))
