@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs on each worker, in its home folder: Python 3.11, the package with the
-# extras `tpu` and `gcs`, and a look at the chips. Again at will; exit code 75
-# where a tool could not be had, which passes.
+# extras `tpu`, `gcs` and `hf` (for WordPiece), and a look at the chips. Again at
+# will; exit code 75 where a tool could not be had, which passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,5 +19,5 @@ command -v tmux >/dev/null ||
 uv=$(command -v uv || echo "$HOME/.local/bin/uv")
 [[ -x $uv ]] || fetch python3 -m pip install --quiet --user uv
 [[ -x .venv/bin/python ]] || fetch "$uv" venv --quiet --python 3.11 .venv
-"$uv" pip install --quiet --python .venv/bin/python -e '.[tpu,gcs]'
+"$uv" pip install --quiet --python .venv/bin/python -e '.[tpu,gcs,hf]'
 .venv/bin/python launch/worker.py check

@@ -47,12 +47,14 @@ if not CLONES:
   # !git clone -q {REPOSITORY} td_flax
   assert _exit_code == 0
   CLONES = ['td_flax']
+NEEDED = 'td_flax', 'matplotlib', 'safetensors', 'tokenizers'
 # A clone that is not installed may look like a package, but one of no origin.
-if not getattr(importlib.util.find_spec('td_flax'), 'origin', None):
+FOUND = [importlib.util.find_spec(x) for x in NEEDED]
+if not all(getattr(x, 'origin', None) for x in FOUND):
   has_tpu = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
   JAX = 'jax[cuda12]' if shutil.which('nvidia-smi') else 'jax'
   JAX = 'jax[tpu]' if has_tpu else JAX
-  # !pip install -q '{JAX}' './{CLONES[0]}[plot]'
+  # !pip install -q '{JAX}' './{CLONES[0]}[hf,plot]'
   assert _exit_code == 0
 # %cd {CLONES[0]}
 

@@ -18,7 +18,7 @@ _STUBS = {
   'mkdir -p .venv/bin && cp "$HOME/noting" .venv/bin/python\nfi\n',
   'noting': '',
 }
-_INSTALL = 'uv pip install --quiet --python .venv/bin/python -e .[tpu,gcs]'
+_INSTALL = 'uv pip install --quiet --python .venv/bin/python -e .[tpu,gcs,hf]'
 _CHECK = 'python launch/worker.py check'
 
 

@@ -107,7 +107,7 @@ def test_every_notebook_has_a_source_and_installs_alike():
     x.stem for x in sorted(FOLDER.glob('*.ipynb'))
   ]
   cells = [
-    cell.source.replace('[hf,plot]', '[plot]')
+    cell.source
     for source in SOURCES
     for cell in jupytext.read(source).cells
     if 'pip install -q' in cell.source
@@ -174,7 +174,7 @@ def test_colab_clones_and_installs_once(install, tmp_path):
   done, called, text = install(pip_exits=1)
   assert 'AssertionError' in done.stdout
   assert called == ['git', 'pip']
-  assert text.endswith(' ./td_flax[plot]\n')
+  assert text.endswith(' ./td_flax[hf,plot]\n')
   # What the failure left is no installation.
   done, called, _ = install()
   assert (where(done), called) == (clone, ['pip'])
@@ -188,7 +188,16 @@ def test_colab_clones_and_installs_once(install, tmp_path):
 def test_jupyter_installs_the_clone_that_it_is_in(install):
   done, called, text = install(folder=FOLDER)
   assert (where(done), called) == (ROOT, ['pip'])
-  assert text.endswith(' ./..[plot]\n')
+  assert text.endswith(' ./..[hf,plot]\n')
+
+
+def test_what_an_installed_clone_lacks_is_installed(install):
+  installed = f'import sys; sys.path.append({str(ROOT)!r})'
+  for package in 'matplotlib', 'tokenizers':
+    _, called, _ = install(
+      folder=FOLDER, before=f'{installed}; sys.modules[{package!r}] = None'
+    )
+    assert called == ['pip']
 
 
 def test_quickstart(execute, tmp_path):
