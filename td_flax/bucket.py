@@ -48,7 +48,8 @@ def dataset(url: str) -> pathlib.Path:
   Raises:
     errors.DataError: it is not there, or cannot be copied.
   """
-  folder = local(url)
+  # Beside what is local of workdirs and models below the same URL.
+  folder = local(url) / 'packed'
   problem = f'data.dir={url}: cannot be copied to {folder}'
   with clear_errors(problem, kind=errors.DataError), locked(folder):
     bucket = Bucket(url)
@@ -59,16 +60,21 @@ def dataset(url: str) -> pathlib.Path:
         'pack it with td_flax.tools.prepare in a local folder and copy that'
       )
     manifest = bucket.read(layout.MANIFEST)
-    if not _same(folder / layout.MANIFEST, manifest):
+    whole, begun = folder / layout.MANIFEST, folder / layout.COPYING
+    if not _same(whole, manifest) and not _same(begun, manifest):
       shutil.rmtree(folder, ignore_errors=True)  # of another dataset
-    # What only `prepare` needs stays there; the manifest comes last.
+      folder.mkdir(parents=True)
+      begun.write_bytes(manifest)
+    # Not what only `prepare` needs, no run below; the manifest comes last.
     wanted = {
       name: size
       for name, size in sizes.items()
-      if not name.startswith(f'{layout.BLOCKS}/') and name != layout.MANIFEST
+      if name.rpartition('/')[0] in ('', 'tokenizer')
+      and name != layout.MANIFEST
     }
     bucket.copy(folder, _missing(folder, wanted))
-    (folder / layout.MANIFEST).write_bytes(manifest)
+    if begun.exists():
+      begun.replace(whole)
   return folder
 
 

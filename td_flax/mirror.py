@@ -135,8 +135,7 @@ class _Mirror:
 
   def _is_changed(self) -> bool:
     """Whether the bucket holds something else than this folder put there."""
-    sizes = self._bucket.sizes()
-    sizes.pop(bucket.LEASE, None)
+    sizes = self._held()
     for name in bucket.whole(sizes).keys() | self._stamps.keys():
       path = self._folder / name
       here = path.stat().st_size if path.exists() else None
@@ -155,11 +154,15 @@ class _Mirror:
             shutil.rmtree(path)
           elif path.is_file():
             path.unlink()
-      sizes = bucket.whole(self._bucket.sizes())
-      sizes.pop(bucket.LEASE, None)
+      sizes = bucket.whole(self._held())
       self._folder.mkdir(parents=True, exist_ok=True)
       self._bucket.copy(self._folder, sizes)
       self._stamps = {name: _stamp(self._folder / name) for name in sizes}
+
+  def _held(self) -> dict[str, int]:
+    """Bytes by name of what the bucket holds, but for what is not mirrored."""
+    sizes = self._bucket.sizes()
+    return {name: size for name, size in sizes.items() if _is_mirrored(name)}
 
   @contextlib.contextmanager
   def pushing(self) -> Iterator[None]:
@@ -193,6 +196,10 @@ class _Mirror:
 
   def _push(self) -> None:
     """Makes the bucket what the folder is; remembers where it cannot."""
+    if not self._folder.is_dir():  # then all of the bucket would count as gone
+      raise errors.CheckpointError(
+        f'{self._folder}: is gone; {self._bucket.url} stays as it is'
+      )
     marker = self._folder / _UNWRITTEN
     try:
       self._write_changes()
@@ -202,6 +209,7 @@ class _Mirror:
     marker.unlink(missing_ok=True)
 
   def _write_changes(self) -> None:
+    self._end_if_taken()
     names = sorted(filter(_is_mirrored, bucket.files(self._folder)), key=_order)
     for name in names:
       with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
@@ -257,12 +265,16 @@ class _Mirror:
   def _beat(self) -> None:
     while not self._released.wait(_LEASE_SECONDS / 4):
       with contextlib.suppress(Exception):  # `_push` says what is wrong
-        if owner := self._other(self._lease()):
-          # Not an exception: at its end the main thread would write once more.
-          line = f'error: {self._in_use(owner)}\n'
-          os.write(sys.__stderr__.fileno(), line.encode())
-          os._exit(errors.CheckpointError.exit_code)
+        self._end_if_taken()
         self._renew()
+
+  def _end_if_taken(self) -> None:
+    """Ends the process where another run holds the lease."""
+    if owner := self._other(self._lease()):
+      # Not an exception: at its end the main thread would write once more.
+      line = f'error: {self._in_use(owner)}\n'
+      os.write(sys.__stderr__.fileno(), line.encode())
+      os._exit(errors.CheckpointError.exit_code)
 
   def clear_errors(
     self, more: str = ''
@@ -280,7 +292,7 @@ def _order(name: str) -> tuple[bool, bool, str]:
 
 def _is_mirrored(name: str) -> bool:
   first = name.partition('/')[0]
-  return first not in ('data', '.lock', _UNWRITTEN) and not any(
+  return first not in ('data', '.lock', _UNWRITTEN, bucket.LEASE) and not any(
     mark in name for mark in _NOT_MIRRORED
   )
 

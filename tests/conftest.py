@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import support
 
-from td_flax import checkpoint, workdir
+from td_flax import checkpoint, mirror, workdir
 from td_flax import config as config_lib
 from td_flax.data.vocabulary import SpecialIds
 
@@ -119,6 +119,20 @@ def run_together(start):
     return [support.finish(process) for process in processes]
 
   return run
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+  """Makes gs:// a folder, which is empty."""
+  monkeypatch.syspath_prepend(support.ROOT / 'tests/launch')
+  import fake_bucket  # noqa: F401
+
+  folder = tmp_path / 'store'
+  folder.mkdir()
+  monkeypatch.setenv('FAKE_GS', str(folder))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(mirror, '_SECONDS_TO_SETTLE', 0.0)
+  return folder
 
 
 @pytest.fixture
