@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from td_flax import (
+  artifacts,
   checkpoint,
   chips,
   errors,
+  leaves,
   metrics,
   parallel,
   preemption,
@@ -31,7 +32,7 @@ from td_flax.feed import Feed
 from td_flax.learner import Learner, TrainState
 from td_flax.model import attention
 from td_flax.speed import Speed
-from td_flax.workdir import Workdir
+from td_flax.workdir import Workdir, pinned
 
 
 def report_attention(
@@ -45,6 +46,39 @@ def report_attention(
     progress.write_line(
       f'attention of {queries} queries and {keys} keys: {name} ({reason})'
     )
+
+
+def _agree(
+  config: Config,
+  workdir: Workdir,
+  fingerprints: dict[str, str],
+  fresh: TrainState | None,
+) -> None:
+  """Refuses processes that would train something else; all of them call it.
+
+  Each places its own weights: where these differ, nothing else would say so.
+
+  Args:
+    config: the run's.
+    workdir: the folder.
+    fingerprints: of what the config does not pin down.
+    fresh: the state to start from, where the run is new.
+
+  Raises:
+    errors.CheckpointError: another process differs; every process raises it.
+  """
+  parts = {
+    'config': artifacts.fingerprint(pinned(config)),
+    'data or tokenizer': artifacts.fingerprint(fingerprints),
+    'weights to start from': leaves.sha256(fresh.params if fresh else {}),
+  }
+  for what, digest in parts.items():
+    for process, other in enumerate(parallel.digests(digest)):
+      if other != digest:
+        raise errors.CheckpointError(
+          f'{workdir.path}: process {process} differs in the {what}; start '
+          'all with the same flags and the same files'
+        )
 
 
 @contextlib.contextmanager
@@ -65,8 +99,6 @@ def _holding(
   Raises:
     errors.CheckpointError: another process has it, or has claimed it.
   """
-  if jax.process_count() > 1:  # all have looked before one writes
-    multihost_utils.sync_global_devices('workdir checked')
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(workdir.lock())
@@ -147,6 +179,8 @@ def run(
     errors.UserError: what stands in the way, in one line.
   """
   started = _Run(config, workdir, engine, experiment)
+  if jax.process_count() > 1:  # and all have looked before one writes
+    _agree(config, workdir, fingerprints, started.state)
   with _holding(workdir, config, fingerprints, tokenizer):
     yield started.run()
 

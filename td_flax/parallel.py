@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
@@ -49,6 +50,18 @@ def make(
     devices = _attached(config.num_devices)
   engines = {'pmap': PmapEngine, 'sharded': ShardedEngine}
   return engines[config.engine](devices)
+
+
+def digests(digest: str) -> list[str]:
+  """What the processes have, in their order; all of them call it.
+
+  Args:
+    digest: of this one, a sha256 in hexadecimal.
+  """
+  gathered = multihost_utils.process_allgather(
+    np.frombuffer(bytes.fromhex(digest), np.uint8)
+  )
+  return [x.tobytes().hex() for x in gathered]
 
 
 def _attached(num_devices: int) -> list[jax.Device]:

@@ -5,8 +5,6 @@ import shlex
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from td_flax import (
   artifacts,
@@ -124,9 +122,7 @@ def _packed(
     problem = error
   # Every process says what it has before any gives up: none is left waiting.
   digest = packed.fingerprint if packed else '00' * 32
-  digests = multihost_utils.process_allgather(
-    np.frombuffer(bytes.fromhex(digest), np.uint8)
-  )
+  digests = parallel.digests(digest)
   mend = ''
   if arguments and not in_bucket:
     # The others, such as --process_id, are those of one process.
@@ -140,7 +136,7 @@ def _packed(
   if problem:
     raise errors.DataError(f'{problem}{mend}')
   for process, other in enumerate(digests):
-    if other.tobytes().hex() != digest:
+    if other != digest:
       raise errors.DataError(
         f'{directory}: process {process} has another dataset or none{mend}'
       )

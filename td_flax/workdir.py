@@ -219,5 +219,11 @@ class Workdir:
       ) from error
 
 
+def pinned(config: config_lib.Config) -> dict[str, Any]:
+  """What no resume may change of a config, by its full keys."""
+  flat = config_lib.flatten(config)
+  return {key: x for key, x in flat.items() if not _is_changeable(key)}
+
+
 def _is_changeable(key: str) -> bool:
   return key.startswith(_CHANGEABLE_SECTION) or key in _CHANGEABLE

@@ -1,5 +1,7 @@
 """Options of a pretraining that takes seconds, for tests of whole commands."""
 
+import random
+
 _VALUES = {
   'data.sequence_length': 32,
   'model.num_layers': 3,
@@ -18,3 +20,17 @@ def options(values):
     '--config=configs/quickstart.py',
     *(f'--config.{k}={v}' for k, v in (_VALUES | values).items()),
   ]
+
+
+def write_corpus(path, documents=160):
+  """Documents of invented words, the same each time."""
+  rng = random.Random(0)
+  letters = 'abcdefghijklmnopqrstuvwxyz'
+  words = [
+    ''.join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(150)
+  ]
+  texts = [
+    ' '.join(rng.choices(words, k=rng.randint(20, 60)))
+    for _ in range(documents)
+  ]
+  path.write_text('\n\n'.join(texts) + '\n')

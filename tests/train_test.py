@@ -1,9 +1,7 @@
 """The command as people run it: fresh processes, signals, resumes."""
 
 import json
-import os
 import pathlib
-import random
 import signal
 import sys
 
@@ -38,19 +36,6 @@ def signalled(self, step):
 preemption.StopRequest.requested = signalled
 runpy.run_module('td_flax.main', run_name='__main__', alter_sys=True)
 """
-
-
-def write_corpus(path, documents=160):
-  rng = random.Random(0)
-  letters = 'abcdefghijklmnopqrstuvwxyz'
-  words = [
-    ''.join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(150)
-  ]
-  texts = [
-    ' '.join(rng.choices(words, k=rng.randint(20, 60)))
-    for _ in range(documents)
-  ]
-  path.write_text('\n\n'.join(texts) + '\n')
 
 
 def options(workspace, workdir, **overrides):
@@ -102,7 +87,7 @@ def summary(workdir):
 @pytest.fixture(scope='module')
 def workspace(tmp_path_factory):
   folder = tmp_path_factory.mktemp('training')
-  write_corpus(folder / 'corpus.txt')
+  small_run.write_corpus(folder / 'corpus.txt')
   return folder
 
 
@@ -398,62 +383,3 @@ def test_damaged_weights_to_start_from_leave_no_workdir(
   with pytest.raises(errors.CheckpointError, match='checkpoints/10'):
     train.train(config, tmp_path / 'continued')
   assert not (tmp_path / 'continued').exists()
-
-
-@pytest.fixture
-def run_two(run_together):
-  """Two processes of four devices each."""
-  flag = '--xla_force_host_platform_device_count=4'
-  return lambda *commands: run_together(
-    *commands, env=os.environ | {'XLA_FLAGS': flag}
-  )
-
-
-def test_two_processes_train_what_one_does_and_never_prepare_data(
-  whole, workspace, run_two
-):
-  unprepared = arguments(
-    workspace, workspace / 'two', data__dir=workspace / 'nothing'
-  )
-  unprepared += ['--noconfig.data.lowercase']
-  for code, _, err in run_two(unprepared, unprepared):
-    assert code == 1
-    assert 'python -m td_flax.tools.prepare --config=' in err
-    # What is that of one process is left out.
-    end = f'--noconfig.data.lowercase --workdir={workspace / "two"}\n'
-    assert end in err
-  assert not (workspace / 'nothing').exists()
-  short = {'train__num_steps': 20, 'log__every': 1}
-  code, _, err = run(arguments(workspace, workspace / 'one', **short))
-  assert code == 0, err
-  for engine in ('pmap', 'sharded'):
-    workdir = workspace / f'two_{engine}'
-    command = arguments(workspace, workdir, **short, parallel__engine=engine)
-    for code, _, err in run_two(command, command):
-      assert code == 0, err
-    result = summary(workdir)
-    assert (result['devices'], result['processes']) == (8, 2)
-    pairs = zip(rows(workdir), rows(workspace / 'one'), strict=True)
-    for row, reference in pairs:
-      assert row['step'] == reference['step']
-      for name in ('train/loss', 'eval/loss'):
-        if name in reference:
-          assert row[name] == pytest.approx(reference[name], abs=1e-5)
-
-
-def test_two_processes_with_different_data_do_not_train(tmp_path, run_two):
-  corpus, folders = tmp_path / 'corpus.txt', (tmp_path / 'a', tmp_path / 'b')
-  write_corpus(corpus)
-  commands = []
-  for folder in folders:
-    given = options(tmp_path, tmp_path / 'run', data__dir=folder)
-    tool = [sys.executable, '-m', 'td_flax.tools.prepare']
-    code, _, err = run([*tool, *given])
-    assert code == 0, err
-    commands.append([sys.executable, '-m', 'td_flax.main', *given])
-    corpus.write_text(corpus.read_text()[::-1])  # of the same size
-  for index, (code, _, err) in enumerate(run_two(*commands)):
-    assert code == 1
-    problem = f'process {1 - index} has another dataset or none'
-    assert f'error: {folders[index]}: {problem}' in err.splitlines()[-1]
-  assert not (tmp_path / 'run').exists()
