@@ -12,7 +12,9 @@ signal once a second, the processes exchange the steps they are at, and
 `reached_preemption_sync_point` is true at the step after the furthest one. So
 SIGTERM is left to it, and SIGINT is passed on to it as a SIGTERM. Without a
 signal this costs a lock per step and no communication; every process must ask
-at every step. A second SIGTERM is ignored there; a second SIGINT aborts.
+at every step, and never again for one that is past: the steps of a second run
+go on behind those of the first. A second SIGTERM is ignored there; a second
+SIGINT aborts.
 """
 
 import os
@@ -38,7 +40,10 @@ class StopRequest:
   that came after the last step.
   """
 
+  _last_asked = 0  # by any of them
+
   def __init__(self) -> None:
+    self._offset = StopRequest._last_asked
     self._is_requested = False
     self._signal = 0  # that requested it
     self._previous: dict[int, object] = {}
@@ -76,7 +81,10 @@ class StopRequest:
       on).
     """
     if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
+      StopRequest._last_asked = self._offset + step
+      return multihost_utils.reached_preemption_sync_point(
+        StopRequest._last_asked
+      )
     return self._is_requested
 
   def _handle(self, number: int, frame: FrameType | None) -> None:

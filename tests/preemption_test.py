@@ -46,6 +46,28 @@ with preemption.StopRequest() as stop:
 """
 
 
+# Two runs of one process, and a signal behind the last step of the first.
+_SECOND_RUN = """
+import os, signal, sys, time
+import jax
+from td_flax import preemption
+
+port, index = sys.argv[1:]
+jax.config.update('jax_platforms', 'cpu')
+jax.distributed.initialize(f'127.0.0.1:{port}', 2, int(index))
+with preemption.StopRequest() as stop:
+  assert not any(stop.requested(step) for step in range(1, 6))
+if index == '1':
+  os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(5)  # the notifier looks once a second
+with preemption.StopRequest() as stop:
+  for step in range(1, 6):
+    if stop.requested(step):
+      print('saved at', step)
+      sys.exit(75)
+"""
+
+
 def run_loop(first, second=0):
   return support.run(
     [sys.executable, '-c', _LOOP, str(int(first)), str(int(second))]
@@ -147,6 +169,17 @@ def test_processes_stop_at_the_same_step(start, number):
   assert int(one.removeprefix('saved at ')) > 0
   is_ours = number == signal.SIGINT  # SIGTERM never reaches Python here
   assert ('stopping after this step' in told) == is_ours
+
+
+def test_a_signal_between_two_runs_of_processes_stops_the_second(start):
+  port = support.free_ports()
+  processes = [
+    start([sys.executable, '-c', _SECOND_RUN, str(port), str(index)])
+    for index in range(2)
+  ]
+  ends = [support.finish(process) for process in processes]
+  assert [code for code, *_ in ends] == [75, 75], ends
+  assert [said for _, said, _ in ends] == ['saved at 1\n'] * 2
 
 
 def test_the_exit_code_says_try_again():
