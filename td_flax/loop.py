@@ -299,7 +299,7 @@ class _Run:
           count * program.config.data.sequence_length, count * program.row_flops
         )
         is_last = done == num_steps
-        must_stop = stop.requested(done) and not is_last
+        must_stop = stop.requested() and not is_last
         logs = is_last or done % config.log.every == 0
         evaluates = is_last or done % config.eval.every == 0
         saves = is_last or must_stop or done % config.checkpoint.every == 0

@@ -11,12 +11,14 @@ on one after a SIGTERM to any process: its notifier (started by
 signal once a second, the processes exchange the steps they are at, and
 `reached_preemption_sync_point` is true at the step after the furthest one. So
 SIGTERM is left to it, and SIGINT is passed on to it as a SIGTERM. Without a
-signal this costs a lock per step and no communication; every process must ask
-at every step, and never again for one that is past: the steps of a second run
-go on behind those of the first. A second SIGTERM is ignored there; a second
-SIGINT aborts.
+signal this costs a lock per step and no communication. The step agreed on must
+come, on every process, or the signal is lost: where it came before any step, a
+resumed run must ask for the first one, and where it came behind the last of a
+run, the next run for one more. So what is counted is how often the processes
+asked. A second SIGTERM is ignored there; a second SIGINT aborts.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -40,10 +42,9 @@ class StopRequest:
   that came after the last step.
   """
 
-  _last_asked = 0  # by any of them
+  _times_asked = itertools.count(1)  # in all runs of this process
 
   def __init__(self) -> None:
-    self._offset = StopRequest._last_asked
     self._is_requested = False
     self._signal = 0  # that requested it
     self._previous: dict[int, object] = {}
@@ -70,20 +71,18 @@ class StopRequest:
     if self._is_requested and kind is None and is_own:
       outer(self._signal, None)
 
-  def requested(self, step: int) -> bool:
-    """Whether to stop after `step`: the same on every process.
+  def requested(self) -> bool:
+    """Whether to stop after the step that was just dispatched.
 
-    Args:
-      step: the step that was just dispatched; every process asks once a step.
+    The same on every process: each asks once a step.
 
     Returns:
       True at the one step after which to stop (one process: from the signal
       on).
     """
     if jax.process_count() > 1:
-      StopRequest._last_asked = self._offset + step
       return multihost_utils.reached_preemption_sync_point(
-        StopRequest._last_asked
+        next(self._times_asked)
       )
     return self._is_requested
 
