@@ -69,7 +69,7 @@ class Workdir:
       f'{self.path}: another process is using this workdir'
     )
     with contextlib.ExitStack() as stack:
-      with self._clear_errors():
+      with self.clear_errors():
         self.path.mkdir(parents=True, exist_ok=True)
         lock = locks.exclusive(
           self._lock, 'start no second run in this workdir', busy
@@ -91,7 +91,7 @@ class Workdir:
       errors.CheckpointError: the folder belongs to a run with another config,
         tokenizer or dataset, or to none at all, or cannot be looked at.
     """
-    with self._clear_errors():
+    with self.clear_errors():
       is_new = not self.config_json.exists()
     if is_new:
       self._refuse_foreign()
@@ -125,13 +125,18 @@ class Workdir:
       'config': config_lib.flatten(config),
       'fingerprints': fingerprints,
     }
-    with self._clear_errors():
+    with self.clear_errors():
       tokenizer.save(self.tokenizer)
       # Last: with it the folder is a workdir.
       artifacts.write_json(self.config_json, content)
 
   @contextlib.contextmanager
-  def _clear_errors(self) -> Iterator[None]:
+  def clear_errors(self) -> Iterator[None]:
+    """Around what uses the folder: a full disk and the like are one line.
+
+    Raises:
+      errors.CheckpointError: instead of an OSError.
+    """
     try:
       yield
     except OSError as error:
@@ -148,7 +153,7 @@ class Workdir:
       'config.json.tmp',
     }
     foreign = []
-    with self._clear_errors(), contextlib.suppress(FileNotFoundError):
+    with self.clear_errors(), contextlib.suppress(FileNotFoundError):
       foreign = sorted(x.name for x in self.path.iterdir() if x.name not in own)
     if foreign:
       raise errors.CheckpointError(
@@ -201,7 +206,7 @@ class Workdir:
       errors.CheckpointError: the folder cannot be looked at.
     """
     with (
-      self._clear_errors(),
+      self.clear_errors(),
       contextlib.suppress(FileNotFoundError, ValueError),
     ):
       return json.loads(self.summary_json.read_bytes())
