@@ -19,6 +19,7 @@ from typing import Any
 
 from td_flax import artifacts, errors, locks
 from td_flax import config as config_lib
+from td_flax.data import tokenizer as tokenizer_lib
 from td_flax.data.vocabulary import Tokenizer
 
 # What a resumed run may change: nothing that changes what is learned.
@@ -126,7 +127,7 @@ class Workdir:
       'fingerprints': fingerprints,
     }
     with self.clear_errors():
-      tokenizer.save(self.tokenizer)
+      tokenizer_lib.save(tokenizer, self.tokenizer)
       # Last: with it the folder is a workdir.
       artifacts.write_json(self.config_json, content)
 

@@ -125,7 +125,7 @@ def _build(
       vocabulary, total = _train(data, corpus, held_out, run)
     else:
       vocabulary = tokenizer.load(data.tokenizer, lowercase=data.lowercase)
-    vocabulary.save(directory / dataset.TOKENIZER)
+    tokenizer.save(vocabulary, directory / dataset.TOKENIZER)
     build = corpus.wanted | {
       'tokenizer': {
         'fingerprint': vocabulary.fingerprint,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from td_flax import config, errors
-from td_flax.data import corpora, dataset, prepare
+from td_flax.data import corpora, dataset, prepare, vocabulary
 
 TEXT = '\n\n'.join(
   f'the {i} lines of text {i * i} are one document of no meaning {i % 7}'
@@ -20,18 +20,23 @@ TEXT = '\n\n'.join(
 
 
 @pytest.fixture(scope='module')
-def packed(tmp_path_factory):
+def data(tmp_path_factory):
   root = tmp_path_factory.mktemp('dataset')
   (root / 'a.txt').write_text(TEXT)
   (root / 'b.txt').write_text(TEXT.replace('document', 'example'))
-  data = config.DataConfig(
+  return config.DataConfig(
     files=f'{root}/a.txt,{root}/b.txt=2.5',
     eval_fraction=0.2,
     sequence_length=16,
     vocab_size=300,
     tokenizer_sample_mb=1,
   )
-  return prepare.prepare(data, root / 'dataset', num_workers=1)
+
+
+@pytest.fixture(scope='module')
+def packed(data, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('packed') / 'dataset'
+  return prepare.prepare(data, directory, num_workers=1)
 
 
 def flip_a_bit(path):
@@ -192,6 +197,17 @@ def test_a_wrong_tokenizer_is_refused(copy, damage):
   with pytest.raises(errors.DataError, match='put the one that') as caught:
     dataset.load(copy)
   assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.hf
+def test_a_tokenizer_of_a_killed_build_is_replaced(packed, data, tmp_path):
+  pytest.importorskip('tokenizers', reason='needs the extra `hf`')
+  packed.tokenizer.save(tmp_path / 'dataset' / dataset.TOKENIZER)
+  vocab = tmp_path / 'vocab.txt'
+  vocab.write_text('\n'.join([*vocabulary.PIECES, 'the', 'text']))
+  given = dataclasses.replace(data, tokenizer=str(vocab))
+  made = prepare.prepare(given, tmp_path / 'dataset', num_workers=1)
+  assert made.tokenizer.piece(5) == 'the'
 
 
 @pytest.mark.parametrize('content', [b'', b'{"a": 1}', b'[]', b'{"format_ver'])
