@@ -190,6 +190,21 @@ def test_a_file_listed_as_missing_is_the_one_that_is(copy):
   assert dataset.missing_files(copy) == ['eval-00001.npy']
 
 
+def test_a_lost_shard_without_its_text_is_named(data, tmp_path):
+  (tmp_path / 'a.txt').write_text(TEXT)
+  data = dataclasses.replace(data, files=f'{tmp_path}/a.txt')
+  directory = tmp_path / 'dataset'
+  prepare.prepare(data, directory, num_workers=1)
+  (tmp_path / 'a.txt').unlink()
+  (directory / 'train-00000.npy').unlink()
+  with pytest.raises(
+    errors.DataError, match=r'^\S+/train-00000\.npy: '
+  ) as error:
+    prepare.prepare(data, directory, num_workers=1)
+  assert 'a.txt' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('damage', [flip_a_bit, cut_short, pathlib.Path.unlink])
 def test_a_wrong_tokenizer_is_refused(copy, damage):
   path = copy / 'tokenizer' / 'tokenizer.model'
@@ -210,17 +225,30 @@ def test_a_tokenizer_of_a_killed_build_is_replaced(packed, data, tmp_path):
   assert made.tokenizer.piece(5) == 'the'
 
 
-@pytest.mark.parametrize('content', [b'', b'{"a": 1}', b'[]', b'{"format_ver'])
+@pytest.mark.parametrize('content', [b'', b'{"format_ver', b'\xff'])
 def test_a_damaged_manifest_is_refused(copy, content):
   (copy / 'manifest.json').write_bytes(content)
   with pytest.raises(errors.DataError, match=r'manifest\.json: damaged'):
     dataset.load(copy)
 
 
-def test_a_manifest_of_another_format_is_refused(copy):
-  (copy / 'manifest.json').write_text('{"format_version": 99}')
-  with pytest.raises(errors.DataError, match='format_version=99'):
-    dataset.load(copy)
+@pytest.mark.parametrize('name', ['manifest.json', 'build.json'])
+def test_another_format_is_refused(data, tmp_path, name):
+  (tmp_path / name).write_text('{"format_version": 99}')
+  with pytest.raises(errors.DataError, match=f'{name}: format_version=99, but'):
+    prepare.prepare(data, tmp_path, num_workers=1)
+
+
+@pytest.mark.parametrize('name', ['manifest.json', 'build.json'])
+@pytest.mark.parametrize(
+  'content', ['{"name": "a web app"}', '[]', '3', '{"format_version": 1}']
+)
+def test_a_file_of_another_program_is_refused(data, tmp_path, name, content):
+  (tmp_path / name).write_text(content)
+  message = rf'no packed dataset \({name} is of .*; set data\.dir to another'
+  with pytest.raises(errors.DataError, match=message):
+    prepare.prepare(data, tmp_path, num_workers=1)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_embedded_prose_need_not_be_there_any_more(tmp_path, monkeypatch):
