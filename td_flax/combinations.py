@@ -87,8 +87,8 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
   if train.profile_steps:
     start, _, stop = train.profile_steps.partition(':')
     require(
-      start.isdigit()
-      and stop.isdigit()
+      start.isdecimal()
+      and stop.isdecimal()
       and int(start) < int(stop) <= train.num_steps,
       'train.profile_steps',
       "two steps START:STOP up to train.num_steps, for example '10:13'",

@@ -15,6 +15,7 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
 from td_flax import artifacts, progress
+from td_flax.workdir import Workdir
 
 _QUANTILES = (5, 25, 50, 75, 95)
 
@@ -99,7 +100,7 @@ class Writer:
   it.
 
   Args:
-    workdir: the folder of `metrics.jsonl` and of the folder `tensorboard`.
+    path: the workdir.
     resume_step: the step that the run goes on from: later rows of the run
       before it are cut. None is a fresh run: no row is left.
     tensorboard: also write TensorBoard's event files.
@@ -107,12 +108,13 @@ class Writer:
 
   def __init__(
     self,
-    workdir: pathlib.Path,
+    path: pathlib.Path,
     *,
     resume_step: int | None,
     tensorboard: bool,
   ) -> None:
-    self._path = workdir / 'metrics.jsonl'
+    workdir = Workdir(path)
+    self._path = workdir.metrics_jsonl
     self._first_step = 0 if resume_step is None else resume_step + 1
     self._last_step = self._first_step - 1
     self._unwritten = ''
@@ -121,7 +123,7 @@ class Writer:
     self._flush()
     self._events: event_file_writer.EventsWriter | None = None
     if tensorboard:
-      self._try_events(lambda: self._open_events(workdir / 'tensorboard'))
+      self._try_events(lambda: self._open_events(workdir.tensorboard))
 
   def write(self, step: int, row: dict[str, float]) -> None:
     """Writes the row of `step`; non-finite figures become null.

@@ -90,7 +90,8 @@ def train(
         speed=done.speed,
       )
     if jax.process_index() == 0:
-      artifacts.write_json(workdir.summary_json, content)
+      with workdir.clear_errors():
+        artifacts.write_json(workdir.summary_json, content)
       place = place or str(path)
       page = summary.page(content, config, place, packed, arguments)
       print(page, flush=True)

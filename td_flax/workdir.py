@@ -19,6 +19,7 @@ from typing import Any
 
 from td_flax import artifacts, errors, locks
 from td_flax import config as config_lib
+from td_flax.data import tokenizer as tokenizer_lib
 from td_flax.data.vocabulary import Tokenizer
 
 # What a resumed run may change: nothing that changes what is learned.
@@ -69,7 +70,7 @@ class Workdir:
       f'{self.path}: another process is using this workdir'
     )
     with contextlib.ExitStack() as stack:
-      with self._clear_errors():
+      with self.clear_errors():
         self.path.mkdir(parents=True, exist_ok=True)
         lock = locks.exclusive(
           self._lock, 'start no second run in this workdir', busy
@@ -91,7 +92,7 @@ class Workdir:
       errors.CheckpointError: the folder belongs to a run with another config,
         tokenizer or dataset, or to none at all, or cannot be looked at.
     """
-    with self._clear_errors():
+    with self.clear_errors():
       is_new = not self.config_json.exists()
     if is_new:
       self._refuse_foreign()
@@ -125,13 +126,18 @@ class Workdir:
       'config': config_lib.flatten(config),
       'fingerprints': fingerprints,
     }
-    with self._clear_errors():
-      tokenizer.save(self.tokenizer)
+    with self.clear_errors():
+      tokenizer_lib.save(tokenizer, self.tokenizer)
       # Last: with it the folder is a workdir.
       artifacts.write_json(self.config_json, content)
 
   @contextlib.contextmanager
-  def _clear_errors(self) -> Iterator[None]:
+  def clear_errors(self) -> Iterator[None]:
+    """Around what uses the folder: a full disk and the like are one line.
+
+    Raises:
+      errors.CheckpointError: instead of an OSError.
+    """
     try:
       yield
     except OSError as error:
@@ -148,7 +154,7 @@ class Workdir:
       'config.json.tmp',
     }
     foreign = []
-    with self._clear_errors(), contextlib.suppress(FileNotFoundError):
+    with self.clear_errors(), contextlib.suppress(FileNotFoundError):
       foreign = sorted(x.name for x in self.path.iterdir() if x.name not in own)
     if foreign:
       raise errors.CheckpointError(
@@ -201,7 +207,7 @@ class Workdir:
       errors.CheckpointError: the folder cannot be looked at.
     """
     with (
-      self._clear_errors(),
+      self.clear_errors(),
       contextlib.suppress(FileNotFoundError, ValueError),
     ):
       return json.loads(self.summary_json.read_bytes())

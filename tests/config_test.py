@@ -136,6 +136,7 @@ def test_dropping_configs_differ_from_their_baseline_in_drop_alone(
     ({'data__files': ' '}, "data.files=' ': must be a comma list"),
     ({'data__eval_fraction': 0.0}, 'data.eval_fraction=0.0: must be above 0'),
     ({'train__profile_steps': '9'}, 'must be two steps START:STOP'),
+    ({'train__profile_steps': '1:²'}, 'must be two steps START:STOP'),
     ({'optimizer__learning_rate': float('nan')}, 'must be a finite number'),
   ],
 )

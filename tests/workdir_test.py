@@ -7,7 +7,7 @@ import pytest
 
 from td_flax import config as config_lib
 from td_flax import errors, locks, workdir
-from td_flax.data import sentence_piece
+from td_flax.data import sentence_piece, tokenizer, vocabulary, word_piece
 
 PRINTS = {'tokenizer': 'aa', 'dataset': 'bb'}
 
@@ -170,6 +170,17 @@ def test_a_run_killed_before_it_claims_may_come_back(run, model):
   run.check(config_lib.Config())
   run.claim(config_lib.Config(), PRINTS, model)
   assert run.config_json.exists()
+
+
+@pytest.mark.hf
+def test_a_tokenizer_of_a_killed_start_is_replaced(run, model):
+  pytest.importorskip('tokenizers', reason='needs the extra `hf`')
+  model.save(run.tokenizer)
+  pieces = [*vocabulary.PIECES, 'a']
+  other = word_piece.WordPiece(pieces, 'x', lowercase=True)
+  run.claim(config_lib.Config(), PRINTS, other)
+  found = tokenizer.load(run.tokenizer)
+  assert found.fingerprint == other.fingerprint
 
 
 def test_a_missing_copy_of_the_tokenizer_comes_back(run, model):

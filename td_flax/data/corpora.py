@@ -5,12 +5,13 @@ A *source* is one entry of `data.files`. In the parent process it is cut into
 turn blocks into documents. Both steps are deterministic.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from td_flax import errors
 from td_flax.data import embedded, files, tfds_source
+
+_MAX_WEIGHT = 1e100  # sums of weights stay finite
 
 
 class Block(Protocol):
@@ -118,9 +119,10 @@ def _split_weight(entry: str, key: str) -> tuple[str, float | None]:
       f'{key}: {entry}: no such file, and {right!r} is no weight: it must be a '
       'number above 0'
     ) from error
-  if not (spec and 0 < weight < math.inf):
+  if not (spec and 0 < weight <= _MAX_WEIGHT):
     raise errors.ConfigError(
-      f'{key}: {entry}: the weight must be a number above 0'
+      f'{key}: {entry}: the weight must be a number above 0, at most '
+      f'{_MAX_WEIGHT:g}'
     )
   return spec, weight
 

@@ -30,6 +30,8 @@ TOKENIZER = 'tokenizer'
 SPLITS = ('train', 'eval')
 
 _MAX_OPEN = 4096
+# By these a `manifest.json` or `build.json` is known from another program's.
+_KEYS = {'format_version', 'request', 'sources', 'eval_sources'}
 
 
 class Rows:
@@ -171,26 +173,43 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
   Raises:
     errors.DataError: there is none, or not one of this format.
   """
-  path = directory / layout.MANIFEST
+  mend = 'delete it and prepare the dataset again (finished shards are kept)'
   try:
-    manifest = json.loads(path.read_bytes())
-    version = manifest['format_version']
+    return read_record(directory / layout.MANIFEST, mend)
   except FileNotFoundError:
     raise errors.DataError(
       f'{directory}: holds no packed dataset ({layout.MANIFEST} is missing); '
       'make it with td_flax.tools.prepare'
     ) from None
-  except (ValueError, TypeError, KeyError):
+
+
+def read_record(path: pathlib.Path, mend: str) -> dict[str, Any]:
+  """Reads what says of a directory that it holds a dataset, or half of one.
+
+  Args:
+    path: of a `manifest.json` or `build.json`.
+    mend: what to do where it is cut off.
+
+  Raises:
+    errors.DataError: it is damaged, of another format or of another program.
+    OSError: it cannot be read.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+  except ValueError:
+    raise errors.DataError(f'{path}: damaged; {mend}') from None
+  keys = content.keys() if isinstance(content, dict) else set()
+  if 'format_version' in keys and content['format_version'] != FORMAT_VERSION:
     raise errors.DataError(
-      f'{path}: damaged; delete it and prepare the dataset again (finished '
-      'shards are kept)'
-    ) from None
-  if version != FORMAT_VERSION:
-    raise errors.DataError(
-      f'{path}: format_version={version!r}, but this program reads '
-      f'{FORMAT_VERSION}; prepare the dataset in another directory'
+      f'{path}: format_version={content["format_version"]!r}, but this program '
+      f'reads {FORMAT_VERSION}; prepare the dataset in another directory'
     )
-  return manifest
+  if not keys >= _KEYS:
+    raise errors.DataError(
+      f'{path.parent}: is no packed dataset ({path.name} is of another '
+      'program); set data.dir to another directory'
+    )
+  return content
 
 
 def check(directory: pathlib.Path, data: config.DataConfig) -> None:

@@ -125,9 +125,9 @@ def _root() -> pathlib.Path:
   for name in (_TOPICS, 'argparse.py'):
     if not (root / name).is_file():
       raise errors.DataError(
-        f'data.files: embedded: {root / name} is missing: this Python comes '
-        'without the sources of its standard library; name text files instead, '
-        "for example --config.data.files='my_texts/*.txt'"
+        f'embedded: {root / name} is missing: this Python comes without the '
+        'sources of its standard library; name text files instead, for example '
+        "'my_texts/*.txt'"
       )
   return root
 

@@ -257,7 +257,7 @@ def _decompress(raw: BinaryIO, new: Callable[[], Any]) -> Iterator[bytes]:
         stream = new()
       yield stream.decompress(data)
       data = stream.unused_data
-  if stream is not None and not stream.eof:
+  if stream is None or not stream.eof:  # compressors write a stream of nothing
     raise EOFError
 
 

@@ -7,6 +7,7 @@ is, and the same call continues from there. The result depends on the text and
 the config alone, not on the number of workers or on interruptions.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -52,10 +53,10 @@ def prepare(
     errors.DataError: the text, the tokenizer or the directory cannot be used.
     errors.Stopped: Ctrl-C or SIGTERM; the same call continues.
   """
-  try:
+  with _clear_errors(directory):
     if is_complete(data, directory):
       return dataset.load(directory)
-    corpus = _find(data)  # before anything is written
+    corpus = _find(data, directory)  # before anything is written
     directory.mkdir(parents=True, exist_ok=True)
     busy = errors.DataError(
       f'{directory}: another process is preparing this dataset; wait for it'
@@ -67,11 +68,6 @@ def prepare(
     ):
       _build(data, corpus, directory, run)
     return dataset.load(directory)
-  except OSError as error:
-    raise errors.DataError(
-      f'{error.filename or directory}: {error.strerror or error}; finished '
-      'blocks are kept; mend this, then run the same command again to continue'
-    ) from error
 
 
 def is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
@@ -79,12 +75,24 @@ def is_complete(data: config.DataConfig, directory: pathlib.Path) -> bool:
 
   Raises:
     errors.ConfigError: `data.tokenizer` is no file.
-    errors.DataError: it holds another dataset.
+    errors.DataError: it holds another dataset, or cannot be looked at.
   """
-  if not (directory / layout.MANIFEST).exists():
-    return False
-  dataset.check(directory, data)
-  return not dataset.missing_files(directory)
+  with _clear_errors(directory):
+    if not (directory / layout.MANIFEST).exists():
+      return False
+    dataset.check(directory, data)
+    return not dataset.missing_files(directory)
+
+
+@contextlib.contextmanager
+def _clear_errors(directory: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise errors.DataError(
+      f'{error.filename or directory}: {error.strerror or error}; finished '
+      'blocks are kept; mend this, then run the same command again to continue'
+    ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +104,24 @@ class _Corpus:
   wanted: dict[str, Any]
 
 
-def _find(data: config.DataConfig) -> _Corpus:
-  sources, eval_sources = _parse(data)
-  wanted = {
-    'format_version': dataset.FORMAT_VERSION,
-    'request': dataset.request(data),
-    'sources': [_describe(source) for source in sources],
-    'eval_sources': [_describe(source) for source in eval_sources],
-    'sequence_length': data.sequence_length,
-  }
+def _find(data: config.DataConfig, directory: pathlib.Path) -> _Corpus:
+  try:
+    sources, eval_sources = _parse(data)
+    wanted = {
+      'format_version': dataset.FORMAT_VERSION,
+      'request': dataset.request(data),
+      'sources': [_describe(source) for source in sources],
+      'eval_sources': [_describe(source) for source in eval_sources],
+      'sequence_length': data.sequence_length,
+    }
+  except errors.UserError as error:
+    if not (directory / layout.MANIFEST).exists():
+      raise
+    # Packed rows need no text, but for those that were lost.
+    lost = directory / dataset.missing_files(directory)[0]
+    raise errors.DataError(
+      f'{lost}: missing, and cannot be made again from its text: {error}'
+    ) from error
   return _Corpus(sources, eval_sources, wanted)
 
 
@@ -125,7 +142,7 @@ def _build(
       vocabulary, total = _train(data, corpus, held_out, run)
     else:
       vocabulary = tokenizer.load(data.tokenizer, lowercase=data.lowercase)
-    vocabulary.save(directory / dataset.TOKENIZER)
+    tokenizer.save(vocabulary, directory / dataset.TOKENIZER)
     build = corpus.wanted | {
       'tokenizer': {
         'fingerprint': vocabulary.fingerprint,
@@ -186,12 +203,8 @@ def _describe(source: corpora.Source) -> dict[str, Any]:
 
 def _resume(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
   """The unfinished build, if it is one of the same text for the same keys."""
-  try:
-    build = json.loads(path.read_bytes())
-  except ValueError:
-    raise errors.DataError(
-      f'{path}: damaged; delete {path.parent} and run the same command again'
-    ) from None
+  mend = f'delete {path.parent} and run the same command again'
+  build = dataset.read_record(path, mend)
   different = dataset.differences(build['request'], wanted['request'])
   wanted = json.loads(json.dumps(wanted))  # as it would have been read
   if not different and any(build[key] != wanted[key] for key in wanted):

@@ -22,7 +22,7 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from td_flax import errors, extras, progress
+from td_flax import errors, extras, locks, progress
 from td_flax.data import tfds_source
 
 RECORDS_PER_SHARD = 10_000  # single reads cost time per record of the shard
@@ -44,17 +44,27 @@ def make_readable(name: str, tfds_dir: str) -> pathlib.Path:
   Raises:
     errors.ConfigError: `name` has another form, or TFDS has no such dataset.
     errors.DataError: the dataset cannot be downloaded, needs a package that is
-      missing, or its files are damaged.
+      missing, its files are damaged, or another process is at it.
   """
   parsed = tfds_source.parse_name(name.removeprefix('tfds:'), '--tfds')
-  base = parsed.folder(tfds_dir)
-  _undo_interrupted(base)
-  folder = tfds_source.newest(base, parsed.version)
-  if folder is None:
-    return generate(parsed, tfds_dir)
-  if not tfds_source.is_array_record(tfds_source.read_info(folder)):
-    convert(folder)
-  return folder
+  try:
+    base = parsed.folder(tfds_dir)
+    if not base.is_dir():
+      return generate(parsed, tfds_dir)
+    busy = errors.DataError(
+      f'{base}: another process is making this dataset readable; wait for it'
+    )
+    advice = 'start no second command that makes it readable'
+    with locks.exclusive(base, advice, busy):
+      _undo_interrupted(base)
+      folder = tfds_source.newest(base, parsed.version)
+      if folder is None:
+        return generate(parsed, tfds_dir)
+      if not tfds_source.is_array_record(tfds_source.read_info(folder)):
+        convert(folder)
+      return folder
+  except OSError as error:
+    raise errors.DataError(f'--tfds={name}: {error}') from error
 
 
 def generate(name: tfds_source.Name, tfds_dir: str) -> pathlib.Path:

@@ -75,6 +75,20 @@ def parse(name: str, content: bytes, origin: str) -> vocabulary.Tokenizer:
   return SentencePiece(content, origin)
 
 
+def save(made: vocabulary.Tokenizer, folder: pathlib.Path) -> None:
+  """Makes it the tokenizer of `folder`, which need not exist.
+
+  Any other, such as one of a start that was killed, goes.
+
+  Raises:
+    OSError: for example a full disk.
+  """
+  for name in FILES:
+    if name != made.file:
+      (folder / name).unlink(missing_ok=True)
+  made.save(folder)
+
+
 def find(folder: pathlib.Path) -> pathlib.Path | None:
   """The file of the tokenizer in `folder`, None where there is none."""
   present = [folder / name for name in FILES if (folder / name).is_file()]

@@ -118,11 +118,12 @@ def run(
       files |= task.predictions(name, of_split)
     if jax.process_index() == 0:
       folder = workdir.path / 'predictions'
-      folder.mkdir(exist_ok=True)
-      for name, text in files.items():
-        artifacts.write_atomically(folder / name, text.encode())
-      # Last: with it the run is finished.
-      artifacts.write_json(workdir.summary_json, content)
+      with workdir.clear_errors():
+        folder.mkdir(exist_ok=True)
+        for name, text in files.items():
+          artifacts.write_atomically(folder / name, text.encode())
+        # Last: with it the run is finished.
+        artifacts.write_json(workdir.summary_json, content)
   return content
 
 

@@ -132,11 +132,13 @@ def run(
     for _, run_path, _ in runs:
       if run_path != best:
         shutil.rmtree(Workdir(run_path).checkpoints, ignore_errors=True)
-    shutil.copytree(
-      best / 'predictions', path / 'predictions', dirs_exist_ok=True
-    )
-    artifacts.write_json(path / 'results.json', content)
-    artifacts.write_atomically(path / 'results.md', markdown(content).encode())
+    with Workdir(path).clear_errors():
+      shutil.copytree(
+        best / 'predictions', path / 'predictions', dirs_exist_ok=True
+      )
+      artifacts.write_json(path / 'results.json', content)
+      page = markdown(content).encode()
+      artifacts.write_atomically(path / 'results.md', page)
   return content
 
 

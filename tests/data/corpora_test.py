@@ -38,9 +38,9 @@ def test_a_weight_is_the_number_behind_the_last_sign(entry, spec, weight):
   assert (source.spec, source.weight) == (spec, weight)
 
 
-@pytest.mark.parametrize('weight', ['0', '-1', 'nan', 'inf', '-inf'])
+@pytest.mark.parametrize('weight', ['0', '-1', 'nan', 'inf', '-inf', '1e308'])
 @pytest.mark.parametrize('spec', ['a.txt', 'embedded', 'tfds:lm1b'])
-def test_a_weight_is_above_zero(spec, weight):
+def test_a_weight_is_above_zero_and_sums_stay_finite(spec, weight):
   message = f'data.files: {spec}={weight}: the weight must be a number above 0'
   with pytest.raises(errors.ConfigError, match=message):
     parse(f'b.txt,{spec}={weight}')

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from td_flax import config, errors
-from td_flax.data import corpora, dataset, prepare
+from td_flax.data import corpora, dataset, prepare, vocabulary
 
 TEXT = '\n\n'.join(
   f'the {i} lines of text {i * i} are one document of no meaning {i % 7}'
@@ -20,18 +20,23 @@ TEXT = '\n\n'.join(
 
 
 @pytest.fixture(scope='module')
-def packed(tmp_path_factory):
+def data(tmp_path_factory):
   root = tmp_path_factory.mktemp('dataset')
   (root / 'a.txt').write_text(TEXT)
   (root / 'b.txt').write_text(TEXT.replace('document', 'example'))
-  data = config.DataConfig(
+  return config.DataConfig(
     files=f'{root}/a.txt,{root}/b.txt=2.5',
     eval_fraction=0.2,
     sequence_length=16,
     vocab_size=300,
     tokenizer_sample_mb=1,
   )
-  return prepare.prepare(data, root / 'dataset', num_workers=1)
+
+
+@pytest.fixture(scope='module')
+def packed(data, tmp_path_factory):
+  directory = tmp_path_factory.mktemp('packed') / 'dataset'
+  return prepare.prepare(data, directory, num_workers=1)
 
 
 def flip_a_bit(path):
@@ -185,6 +190,21 @@ def test_a_file_listed_as_missing_is_the_one_that_is(copy):
   assert dataset.missing_files(copy) == ['eval-00001.npy']
 
 
+def test_a_lost_shard_without_its_text_is_named(data, tmp_path):
+  (tmp_path / 'a.txt').write_text(TEXT)
+  data = dataclasses.replace(data, files=f'{tmp_path}/a.txt')
+  directory = tmp_path / 'dataset'
+  prepare.prepare(data, directory, num_workers=1)
+  (tmp_path / 'a.txt').unlink()
+  (directory / 'train-00000.npy').unlink()
+  with pytest.raises(
+    errors.DataError, match=r'^\S+/train-00000\.npy: '
+  ) as error:
+    prepare.prepare(data, directory, num_workers=1)
+  assert 'a.txt' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('damage', [flip_a_bit, cut_short, pathlib.Path.unlink])
 def test_a_wrong_tokenizer_is_refused(copy, damage):
   path = copy / 'tokenizer' / 'tokenizer.model'
@@ -194,17 +214,41 @@ def test_a_wrong_tokenizer_is_refused(copy, damage):
   assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize('content', [b'', b'{"a": 1}', b'[]', b'{"format_ver'])
+@pytest.mark.hf
+def test_a_tokenizer_of_a_killed_build_is_replaced(packed, data, tmp_path):
+  pytest.importorskip('tokenizers', reason='needs the extra `hf`')
+  packed.tokenizer.save(tmp_path / 'dataset' / dataset.TOKENIZER)
+  vocab = tmp_path / 'vocab.txt'
+  vocab.write_text('\n'.join([*vocabulary.PIECES, 'the', 'text']))
+  given = dataclasses.replace(data, tokenizer=str(vocab))
+  made = prepare.prepare(given, tmp_path / 'dataset', num_workers=1)
+  assert made.tokenizer.piece(5) == 'the'
+
+
+@pytest.mark.parametrize('content', [b'', b'{"format_ver', b'\xff'])
 def test_a_damaged_manifest_is_refused(copy, content):
   (copy / 'manifest.json').write_bytes(content)
   with pytest.raises(errors.DataError, match=r'manifest\.json: damaged'):
     dataset.load(copy)
 
 
-def test_a_manifest_of_another_format_is_refused(copy):
-  (copy / 'manifest.json').write_text('{"format_version": 99}')
-  with pytest.raises(errors.DataError, match='format_version=99'):
-    dataset.load(copy)
+@pytest.mark.parametrize('name', ['manifest.json', 'build.json'])
+def test_another_format_is_refused(data, tmp_path, name):
+  (tmp_path / name).write_text('{"format_version": 99}')
+  with pytest.raises(errors.DataError, match=f'{name}: format_version=99, but'):
+    prepare.prepare(data, tmp_path, num_workers=1)
+
+
+@pytest.mark.parametrize('name', ['manifest.json', 'build.json'])
+@pytest.mark.parametrize(
+  'content', ['{"name": "a web app"}', '[]', '3', '{"format_version": 1}']
+)
+def test_a_file_of_another_program_is_refused(data, tmp_path, name, content):
+  (tmp_path / name).write_text(content)
+  message = rf'no packed dataset \({name} is of .*; set data\.dir to another'
+  with pytest.raises(errors.DataError, match=message):
+    prepare.prepare(data, tmp_path, num_workers=1)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_the_embedded_prose_need_not_be_there_any_more(tmp_path, monkeypatch):

@@ -67,7 +67,9 @@ def test_the_inventory_identifies_the_sources(library):
 def test_a_library_without_sources_is_refused(library, name):
   (library / name).unlink()
   for read in (SOURCE.inventory, lambda: list(SOURCE.blocks())):
-    with pytest.raises(errors.DataError, match=f'{name} is missing: .*sources'):
+    with pytest.raises(
+      errors.DataError, match=f'^embedded: .*{name} is missing: .*sources'
+    ):
       read()
 
 

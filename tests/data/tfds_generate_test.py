@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorboardX import record_writer
 
-from td_flax import errors
+from td_flax import errors, locks
 from td_flax.data import corpora, tfds_generate
 
 COUNTS = {'train': 7, 'test': 2, 'none': 0}
@@ -165,6 +165,16 @@ def test_a_conversion_that_was_killed_is_done_again(tmp_path, tfrecords):
   assert not leftover.exists()
 
 
+def test_two_conversions_of_one_dataset_exclude_each_other(tmp_path, tfrecords):
+  before = contents(tfrecords)
+  with (
+    locks.exclusive(tfrecords.parent, ''),
+    pytest.raises(errors.DataError, match='my_text: another process is'),
+  ):
+    tfds_generate.make_readable('my_text', str(tmp_path))
+  assert contents(tfrecords) == before
+
+
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path, tfrecords):
   before = contents(tfrecords)
   limit = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -185,6 +195,11 @@ def test_another_format_is_refused(tmp_path, tfrecords):
   path.write_text(path.read_text().replace('"tfrecord"', '"riegeli"'))
   with pytest.raises(errors.DataError, match='holds riegeli files; only tfrec'):
     tfds_generate.make_readable('my_text', str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_looked_at_is_one_line(tmp_path):
+  with pytest.raises(errors.DataError, match=r'--tfds=x: .*name too long'):
+    tfds_generate.make_readable('x', str(tmp_path / ('x' * 300)))
 
 
 def test_the_checksum_is_the_published_one():

@@ -177,6 +177,23 @@ def test_more_seeds_and_values_train_only_what_is_new(
   assert content['points'][0]['runs'][0] == first['points'][0]['runs'][0]
 
 
+@pytest.mark.parametrize('name', ['results.json', 'runs/seed0/summary.json'])
+def test_a_full_disk_costs_a_line_and_no_training(
+  name, setup, engine, tmp_path
+):
+  config, task, found = setup(epochs=0.5)
+  path = tmp_path / 'sweep'
+  content = sweep.run(config, path, task, found, engine)
+  (path / name).unlink()
+  (path / f'{name}.tmp').symlink_to('/dev/full')
+  with pytest.raises(errors.CheckpointError, match='No space left') as error:
+    sweep.run(config, path, task, found, engine)
+  assert str(path / name) in str(error.value)
+  assert '\n' not in str(error.value)
+  again = sweep.run(config, path, task, found, engine)
+  assert again['best'] == content['best']
+
+
 def test_thresholds_have_no_best(setup):
   config, task, _ = setup()
   figures = {'accuracy': 0.5, 'best_f1_thresh': -3.0}

@@ -68,6 +68,7 @@ def test_a_dataset_is_prepared_once_where_main_looks_for_it(
       2,
       "data.tokenizer='bpee': must be one of bpe, unigram or the path of",
     ),
+    ([CONFIG, '--config.data.dir=' + 'x' * 300], 1, 'json: File name too long'),
     (['--tfds=lmb1'], 2, 'has no such dataset; did you mean lm1b?'),
     (['--tfds=a b'], 2, 'a TFDS dataset is NAME[/CONFIG][:VERSION]'),
     (['--tfds=lm1b:9.9.9'], 1, '9.9.9'),
@@ -88,3 +89,11 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
   assert message in line
   assert (run.returncode, run.stdout) == (code, '')
   assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_one_line(tmp_path):
+  (tmp_path / 'manifest.json').mkdir()
+  run = prepare(CONFIG, f'--config.data.dir={tmp_path}')
+  (line,) = run.stderr.splitlines()
+  assert line.startswith(f'error: {tmp_path}/manifest.json: Is a directory; ')
+  assert run.returncode == 1
