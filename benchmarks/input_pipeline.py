@@ -135,8 +135,8 @@ def _measure_reading(
 ) -> dict[str, Any]:
   directory = folder / 'packed'
   shards = _write_shards(options, directory)
-  model = tokenizer.load(folder / 'bpe' / dataset.TOKENIZER)
-  model.save(directory / dataset.TOKENIZER)
+  model = tokenizer.load(folder / 'bpe' / layout.TOKENIZER)
+  model.save(directory / layout.TOKENIZER)
   counts = np.ones(model.vocab_size, np.int64)
   manifest = {
     'format_version': dataset.FORMAT_VERSION,
@@ -209,7 +209,7 @@ def _measure_packing(
       vocab_size=options.vocab_size,
       lowercase=True,
     )
-    model.save(folder / kind / dataset.TOKENIZER)
+    model.save(folder / kind / layout.TOKENIZER)
     (folder / kind / layout.BLOCKS).mkdir()
     jobs[kind] = blocks.Job(
       directory=folder / kind,

@@ -70,7 +70,10 @@ def main() -> None:
   runs = {}
   for workdir in arguments.workdirs:
     run = read(workdir)
-    runs[run['config']['drop.policy']] = run
+    policy = run['config']['drop.policy']
+    if policy in runs:
+      parser.error(f'{workdir}: a second run of drop.policy={policy}')
+    runs[policy] = run
   arguments.output.parent.mkdir(parents=True, exist_ok=True)
   plot(runs, arguments.output.with_suffix('.png'))
   arguments.output.with_suffix('.json').write_text(

@@ -69,7 +69,7 @@ def dataset(url: str) -> pathlib.Path:
     wanted = {
       name: size
       for name, size in sizes.items()
-      if name.rpartition('/')[0] in ('', 'tokenizer')
+      if name.rpartition('/')[0] in ('', layout.TOKENIZER)
       and name != layout.MANIFEST
     }
     bucket.copy(folder, _missing(folder, wanted))

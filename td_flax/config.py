@@ -173,7 +173,7 @@ class EvalConfig:
   every: int = fields.at_least(10_000, 1)
   # Held-out rows, at most.
   num_rows: int = fields.at_least(1024, 1)
-  # Rows at once over all devices; 0 is `train.batch_size`.
+  # Rows at once over all devices; 0 is those of a part of a training step.
   batch_size: int = fields.at_least(0, 0)
   # Draws the mask; independent of `train.seed`, so that runs compare.
   seed: int = fields.seed()
@@ -265,6 +265,12 @@ class Config:
   def num_kept(self) -> int:
     """k, the tokens per row that enter the narrow layers."""
     return num_kept(self.drop.keep, self.data.sequence_length)
+
+  @property
+  def eval_batch_size(self) -> int:
+    """Rows that are evaluated at once, over all devices."""
+    at_once = self.train.batch_size // self.train.microbatches
+    return self.eval.batch_size or at_once
 
 
 def num_predicted(mask_rate: float, num_tokens: int) -> int:

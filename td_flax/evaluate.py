@@ -42,7 +42,7 @@ class Evaluator:
     """
     chosen = held_out(rows, config.eval.num_rows)
     count = len(chosen)
-    wanted = config.eval.batch_size or config.train.batch_size
+    wanted = config.eval_batch_size
     size = -(-wanted // engine.num_devices) * engine.num_devices
     size = min(size, -(-count // engine.num_devices) * engine.num_devices)
     padding = np.full(

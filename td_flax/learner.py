@@ -121,11 +121,16 @@ class Learner(abc.ABC):
     """
     params = nnx.split(self._model())[1]
     zero = jnp.zeros((), jnp.int32)
+    # On the host: moments beside the parameters would take three times the
+    # memory of one device, of a model that is to be split over many.
+    moments = jax.tree.map(
+      lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(self.tx.init, params)
+    )
     return TrainState(
       step=zero,
       key=jax.random.key_data(jax.random.key(self.config.train.seed)),
       params=params,
-      opt_state=self.tx.init(params),
+      opt_state=moments,
       importance=jnp.asarray(table),
       skipped=zero,
       skipped_run=zero,

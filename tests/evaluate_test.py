@@ -50,6 +50,12 @@ def test_neither_devices_nor_batches_change_the_held_out_loss(
     assert found['eval/accuracy'] == pytest.approx(expected['eval/accuracy'])
 
 
+def test_no_more_rows_at_once_than_in_a_part_of_a_step(make_config):
+  batch = {'train__batch_size': 32, 'train__microbatches': 4}
+  assert make_config(**batch).eval_batch_size == 8
+  assert make_config(**batch, eval__batch_size=5).eval_batch_size == 5
+
+
 def test_the_rows_are_spread_over_all_held_out_text(losses, make_rows):
   rows = make_rows(9)
   spread = rows[[0, 4, 8]]

@@ -26,7 +26,6 @@ from td_flax.data import corpora, sentence_piece, tokenizer, vocabulary
 
 FORMAT_VERSION = 1
 COUNTS = 'unigram_counts.npy'
-TOKENIZER = 'tokenizer'
 SPLITS = ('train', 'eval')
 
 _MAX_OPEN = 4096
@@ -313,7 +312,7 @@ def load_tokenizer(
   Raises:
     errors.DataError: it is missing, or not the one of this fingerprint.
   """
-  folder = directory / TOKENIZER
+  folder = directory / layout.TOKENIZER
   mend = (
     'put the one that the rows were made with back, or delete the dataset and '
     'prepare it again'

@@ -142,7 +142,7 @@ def _build(
       vocabulary, total = _train(data, corpus, held_out, run)
     else:
       vocabulary = tokenizer.load(data.tokenizer, lowercase=data.lowercase)
-    tokenizer.save(vocabulary, directory / dataset.TOKENIZER)
+    tokenizer.save(vocabulary, directory / layout.TOKENIZER)
     build = corpus.wanted | {
       'tokenizer': {
         'fingerprint': vocabulary.fingerprint,
@@ -219,7 +219,7 @@ def _resume(path: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_foreign(directory: pathlib.Path) -> None:
   # A build killed before `build.json` leaves at most these.
-  ours = {dataset.TOKENIZER, f'{_BUILD}.tmp'}
+  ours = {layout.TOKENIZER, f'{_BUILD}.tmp'}
   foreign = sorted({path.name for path in directory.iterdir()} - ours)
   if foreign:
     raise errors.DataError(

@@ -25,6 +25,7 @@ from td_flax.model.dropout import Seeds, attention_dropout
 
 # Below, the scores are small and a kernel's fixed costs are not worth it.
 _SHORTEST_FOR_KERNEL = 256
+_WIDEST_FOR_CUDNN = 128  # a head, before Hopper (jax.nn.dot_product_attention)
 _KERNELS = {'rows': 'tpu', 'splash': 'tpu', 'cudnn': 'gpu'}
 _NO_KERNEL = ('TPU v2', 'TPU v3')  # Mosaic has no bf16 matmul there
 
@@ -135,18 +136,23 @@ def _obstacle(
       f'model.attention_dropout={config.attention_dropout}: {kernel} has no '
       'dropout'
     )
+  width = config.hidden_dim // config.num_heads
   if kernel == 'cudnn':
     if config.dtype != 'bfloat16':
       return f'model.dtype={config.dtype}: cudnn wants bfloat16'
     if queries % 2 or keys % 2:
       return f'{queries} queries and {keys} keys: cudnn wants even numbers'
+    if width % 8 or width > _WIDEST_FOR_CUDNN:
+      return (
+        f'{config.num_heads} heads of width {width}: cudnn wants a multiple of '
+        f'8 up to {_WIDEST_FOR_CUDNN}'
+      )
   elif keys % LANES:
     return f'{keys} keys are no multiple of {LANES}: {kernel} wants one'
   if kernel == 'rows':
     longest = row_attention.LONGEST
     if max(queries, keys) > longest:
       return f'{max(queries, keys)} tokens: rows takes up to {longest}'
-    width = config.hidden_dim // config.num_heads
     if LANES % width or config.hidden_dim % LANES:
       return (
         f'{config.num_heads} heads of width {width}: rows wants them to fill '

@@ -24,7 +24,7 @@ class Predictor:
 
   def __init__(self, learner: TaskLearner, engine: parallel.Engine):
     config = learner.config
-    wanted = config.eval.batch_size or config.train.batch_size
+    wanted = config.eval_batch_size
     self._size = -(-wanted // engine.num_devices) * engine.num_devices
     self._learner = learner
     self._engine = engine

@@ -60,7 +60,8 @@ def compare(
       dump.mkdir(parents=True, exist_ok=True)
       (dump / f'{name}.hlo').write_text(compiled.text)
     if largest_batch:
-      result[name]['largest_rows_per_device'] = _largest(arm, slice_, compiled)
+      most = _largest(arm, slice_, compiled) * arm.train.microbatches
+      result[name]['largest_rows_per_device'] = most
   dropped, plain = result['dropped'], result['plain']
   result['flops_ratio'] = dropped['model_flops'] / plain['model_flops']
   if dropped['fits'] and plain['fits']:
@@ -141,7 +142,7 @@ def _largest(
     if rows <= low and high is None:
       rows = low + max(8, low // 64 * 8)
     elif high is not None and not low < rows < high:
-      rows = (low + high) // 16 * 8
+      rows = max(low // 8 * 8 + 8, (low + high) // 16 * 8)
     low, high = (rows, high) if fits(rows) else (low, rows)
   return low
 

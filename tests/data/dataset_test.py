@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from td_flax import config, errors
+from td_flax import config, errors, layout
 from td_flax.data import corpora, dataset, prepare, vocabulary
 
 TEXT = '\n\n'.join(
@@ -217,7 +217,7 @@ def test_a_wrong_tokenizer_is_refused(copy, damage):
 @pytest.mark.hf
 def test_a_tokenizer_of_a_killed_build_is_replaced(packed, data, tmp_path):
   pytest.importorskip('tokenizers', reason='needs the extra `hf`')
-  packed.tokenizer.save(tmp_path / 'dataset' / dataset.TOKENIZER)
+  packed.tokenizer.save(tmp_path / 'dataset' / layout.TOKENIZER)
   vocab = tmp_path / 'vocab.txt'
   vocab.write_text('\n'.join([*vocabulary.PIECES, 'the', 'text']))
   given = dataclasses.replace(data, tokenizer=str(vocab))

@@ -149,6 +149,8 @@ def test_row_attention_without_seeds_drops_nothing():
     ('gpu', 76, 512, {}, 'cudnn', 'on gpu'),
     ('gpu', 77, 512, {}, 'plain', 'wants even numbers'),
     ('gpu', 512, 512, {'dtype': 'float32'}, 'plain', 'cudnn wants bfloat16'),
+    ('gpu', 512, 512, {'hidden_dim': 312}, 'plain', 'heads of width 26'),
+    ('gpu', 512, 512, {'num_heads': 4}, 'plain', 'heads of width 192'),
   ],
 )
 def test_the_choice_follows_platform_and_length(

@@ -47,6 +47,19 @@ def test_the_most_rows_within_an_eighth(
   assert len(asked) == len(set(asked)) <= 12  # each takes minutes
 
 
+@pytest.mark.parametrize('limit', [8, 10, 12, 18])
+def test_the_search_ends_from_any_number_of_rows(
+  make_config, monkeypatch, limit
+):
+  config = make_config(train__batch_size=4 * 20)
+  slice_ = types.SimpleNamespace(
+    devices=range(4), chip=types.SimpleNamespace(hbm_bytes=1000)
+  )
+  step, asked = compiler(monkeypatch, limit=limit, fixed=80, per_row=60)
+  assert report._largest(config, slice_, step(config, slice_)) == limit // 8 * 8
+  assert len(asked) == len(set(asked))
+
+
 def test_nothing_fits(make_config, monkeypatch):
   config = make_config(train__batch_size=128)
   slice_ = types.SimpleNamespace(
