@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from td_flax import bucket, errors, leaves, saved
+from td_flax import artifacts, bucket, errors, leaves, saved
 from td_flax.chips import LANES
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer, word_piece
@@ -53,6 +53,15 @@ class Pretrained(abc.ABC):
   @abc.abstractmethod
   def tokenizer(self) -> Tokenizer:
     """What makes its ids."""
+
+  @property
+  @abc.abstractmethod
+  def weights_fingerprint(self) -> str:
+    """The same wherever these weights lie, another for any others.
+
+    Raises:
+      errors.CheckpointError: they are missing or damaged.
+    """
 
   @abc.abstractmethod
   def params(self, initial: Any) -> Any:
@@ -189,6 +198,14 @@ class OfRun(Pretrained):
       )
     return loaded
 
+  @functools.cached_property
+  def weights_fingerprint(self) -> str:
+    """Of the digests in the checkpoint's record."""
+    digests = saved.read_record(self.checkpoint, step=self.step)['leaves']
+    return artifacts.fingerprint(
+      {name: x for name, x in digests.items() if name.startswith('params/')}
+    )
+
   def check_head(self) -> None:
     """Finds nothing: pretraining always has one."""
 
@@ -227,6 +244,11 @@ class OfHub(Pretrained):
         f'{rows:,}: it is half-copied, or of another model'
       )
     self.fingerprint = self._tokenizer.fingerprint
+
+  @functools.cached_property
+  def weights_fingerprint(self) -> str:
+    """Of the files."""
+    return weights.fingerprint(self.folder)
 
   def check_head(self) -> None:
     """Looks for its tensors."""

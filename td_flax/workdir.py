@@ -99,7 +99,7 @@ class Workdir:
     if differences := self._differences(config, fingerprints or {}):
       raise errors.CheckpointError(
         f'{self.path}: belongs to another run: {differences}; '
-        'use another --workdir'
+        'use another folder'
       )
 
   def claim(
@@ -153,7 +153,7 @@ class Workdir:
     if foreign:
       raise errors.CheckpointError(
         f'{self.path}: not a workdir (no config.json) and not empty (holds '
-        f'{foreign[0]}); use another --workdir'
+        f'{foreign[0]}); use another folder'
       )
 
   def _differences(

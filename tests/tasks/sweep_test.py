@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from td_flax import config as config_lib
 from td_flax import errors, leaves, loop, parallel, preemption, pretrained
 from td_flax.config import ParallelConfig
 from td_flax.tasks import fine_tuning, lengths, sweep
@@ -221,6 +222,33 @@ def test_another_config_or_other_examples_are_refused(setup, engine, tmp_path):
   task.train.labels[0] = 1 - task.train.labels[0]
   with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
     sweep.run(config, path, task, found, engine)
+
+
+def test_other_weights_at_the_same_path_are_refused(
+  setup, engine, run, tmp_path, save_run
+):
+  config, task, _ = setup(epochs=0.5)
+  place = tmp_path / 'run'
+  shutil.copytree(run.path, place)
+  found = pretrained.find(str(place), '--checkpoint')
+  config = config_lib.with_changes(config, {'train.init_from': found.source})
+  path = tmp_path / 'sweep'
+  first = sweep.run(config, path, task, found, engine)
+  found = pretrained.find(str(place), '--checkpoint')
+  assert sweep.run(config, path, task, found, engine) == first
+
+  params = found.params(
+    jax.device_get(nnx.split(_bert(found, run.tokenizer))[1])
+  )
+  shutil.rmtree(place)
+  other = jax.tree.map(lambda x: x + 1, params)
+  save_run(place, found.config, run.tokenizer, other)
+  found = pretrained.find(str(place), '--checkpoint')
+  with pytest.raises(errors.CheckpointError, match='fingerprint of the weight'):
+    sweep.run(config, path, task, found, engine)
+  # What starts at random does not depend on them.
+  config = config_lib.with_changes(config, {'train.init_from': ''})
+  sweep.run(config, tmp_path / 'scratch', task, found, engine)
 
 
 def test_labels_of_other_names_are_refused(setup, engine, tmp_path, tokenizer):
