@@ -316,7 +316,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   try:
     return load(path)
   except Exception as error:  # whatever the libraries make of damaged files
-    reason = str(error).splitlines()[0]
+    reason = errors.one_line(error, 300)
     raise errors.CheckpointError(f'{path}: cannot be read: {reason}') from error
 
 

@@ -32,3 +32,14 @@ def test_a_part_that_is_missing_is_named(tmp_path, use):
   assert str(error.value) == (
     f'{tmp_path}/two.safetensors: missing; the folder is half-copied'
   )
+
+
+@pytest.mark.parametrize('content', [b'', b'version https://git-lfs', b'\x80'])
+def test_weights_of_pytorch_that_are_cut_off_are_one_line(tmp_path, content):
+  pytest.importorskip('torch', reason='needs the extra `reference`')
+  path = tmp_path / 'pytorch_model.bin'
+  path.write_bytes(content)
+  with pytest.raises(errors.CheckpointError) as error:
+    weights.read(tmp_path)
+  assert str(error.value).startswith(f'{path}: cannot be read: ')
+  assert '\n' not in str(error.value)
