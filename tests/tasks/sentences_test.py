@@ -134,10 +134,15 @@ def test_every_task_is_read_scored_and_written(make, tmp_path, tokenizer, name):
     assert rows == [f'7\t{shown[0]}', f'3\t{shown[1]}']
 
 
-def test_scores_of_similarity_stay_in_their_range(make, tmp_path):
+def test_submissions_of_similarity_stay_in_its_range(make, tmp_path):
   write(tmp_path, 'stsb')
-  text = make('stsb').predictions('test', peaks(make('stsb'), [-1, 7.5]))
+  task = make('stsb')
+  text = task.predictions('test', peaks(task, [-1, 7.5]))
   assert text['STS-B.tsv'].splitlines()[1:] == ['7\t0.000', '3\t5.000']
+  # Outputs are scored as they are: those of the labels, on a longer scale.
+  labels = task.dev['dev'].labels[:, 0]
+  figures = task.score('dev', peaks(task, 2 * labels - 3))
+  assert figures == {'pearson': pytest.approx(1), 'spearman': pytest.approx(1)}
 
 
 def test_a_task_without_test_files_predicts_none(make, tmp_path):
