@@ -96,8 +96,9 @@ class Sentences(Task):
         f'task.train={path!r}: all examples have the label {found.pop()!r}; '
         'a classification needs two or more'
       )
-    numeric = all(x.isdecimal() for x in found)
-    return tuple(sorted(found, key=int if numeric else None))
+    if all(x.isdecimal() for x in found):
+      return tuple(sorted(found, key=lambda x: (int(x), x)))
+    return tuple(sorted(found))
 
   def _number(self, example: _Example) -> float:
     """What the model learns of an example."""

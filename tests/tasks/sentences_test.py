@@ -246,6 +246,14 @@ def test_own_files_have_own_columns_and_labels(make, tmp_path):
   }
 
 
+def test_labels_that_are_the_same_number_have_an_order(make, tmp_path):
+  path = tmp_path / 'rows.tsv'
+  numbers = ['1', '01', '001', '2', '02', '0001']
+  path.write_text('\n'.join(['text\tlabel', *(f'x\t{x}' for x in numbers)]))
+  task = make('classify', train=str(path), dev=str(path))
+  assert task.labels == ('0001', '001', '01', '1', '02', '2')
+
+
 def test_indices_of_test_files_are_in_the_fingerprint(make, tmp_path):
   write(tmp_path, 'rte')
   before = make('rte').fingerprint()
