@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 
@@ -185,6 +186,18 @@ def test_thresholds_have_no_best(setup):
   content = sweep._content(config, task, runs)
   assert list(content['points'][0]['figures']) == ['accuracy']
   assert content['points'][0]['runs'][0]['figures'] == figures
+
+
+def test_what_is_no_number_is_last(setup):
+  config, task, _ = setup()
+  figures = [{'accuracy': x, 'loss': x} for x in (math.nan, 0.5, 0.25)]
+  runs = [{'figures': x, 'path': f'seed{i}'} for i, x in enumerate(figures)]
+  content = sweep._content(config, task, {'runs': runs})
+  assert content['best']['path'] == 'seed1'
+  found = content['points'][0]['figures']
+  assert [found[x]['best'] for x in ('accuracy', 'loss')] == [0.5, 0.25]
+  assert math.isnan(found['loss']['deviation'])
+  assert 'nan' in sweep.markdown(content)
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(
