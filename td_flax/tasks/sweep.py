@@ -131,6 +131,12 @@ def run(
   content = _content(config, task, results)
   if jax.process_index() == 0:
     best = path / content['best']['path']
+    if not Workdir(best).checkpoints.exists():
+      progress.write_line(
+        f'warning: {best}: the best run has no checkpoint: it was not the best '
+        'of the sweep that trained it; delete this folder and run the same '
+        'command again for one'
+      )
     for _, run_path, _ in runs:
       if run_path != best:
         shutil.rmtree(Workdir(run_path).checkpoints, ignore_errors=True)

@@ -179,6 +179,32 @@ def test_more_seeds_and_values_train_only_what_is_new(
   assert content['points'][0]['runs'][0] == first['points'][0]['runs'][0]
 
 
+def test_a_best_run_without_a_checkpoint_is_told(
+  setup, engine, tmp_path, monkeypatch, capsys
+):
+  worth = {'1e-3': 0.9, '2e-3': 0.8, '3e-3': 0.7}
+
+  def fine_tune(config, path, task, found, engine):
+    if not path.exists():
+      for name in ('checkpoints', 'predictions'):
+        (path / name).mkdir(parents=True)
+    rate = path.parent.name.partition('=')[2]
+    return {'figures': {'accuracy': worth[rate]}}
+
+  monkeypatch.setattr(fine_tuning, 'run', fine_tune)
+
+  def done(values):
+    config, task, found = setup(grid=f'optimizer.learning_rate={values}')
+    sweep.run(config, tmp_path / 'sweep', task, found, engine)
+    return capsys.readouterr().err
+
+  assert 'warning' not in done('1e-3,2e-3')
+  best = tmp_path / 'sweep' / 'optimizer.learning_rate=2e-3' / 'seed0'
+  assert f'warning: {best}: the best run has no checkpoint' in done('2e-3,3e-3')
+  shutil.rmtree(best)
+  assert 'warning' not in done('2e-3,3e-3')
+
+
 def test_thresholds_have_no_best(setup):
   config, task, _ = setup()
   figures = {'accuracy': 0.5, 'best_f1_thresh': -3.0}
