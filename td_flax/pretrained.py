@@ -125,7 +125,8 @@ def find(
     may_be_tuned: whether a fine-tuned run will do, whose head is a task's.
 
   Raises:
-    errors.ConfigError: it does not exist, has no such step, or was fine-tuned.
+    errors.ConfigError: it does not exist, has no such step (a folder of Hugging
+      Face has none but `latest`), or was fine-tuned.
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
@@ -136,6 +137,11 @@ def find(
   # Of a URL the local copy is nothing to remember.
   source = path.rstrip('/') if is_url else str(folder.absolute())
   if architecture.is_folder(folder):
+    if step != 'latest':
+      raise errors.ConfigError(
+        f'{where}: a folder of Hugging Face has no steps; leave out '
+        f'--step={step}'
+      )
     return OfHub(folder, where, source)
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
