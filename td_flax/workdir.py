@@ -114,7 +114,7 @@ class Workdir:
 
     Args:
       config: the run's config.
-      fingerprints: of what the config does not pin down, by name:
+      fingerprints: of what the config does not pin down, by name, such as
         `tokenizer` and `dataset`.
       tokenizer: saved in `tokenizer/`.
 
