@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import tempfile
 from concurrent import futures
 from typing import Any
 
@@ -79,6 +80,28 @@ def file_sha256(path: pathlib.Path) -> str:
   """The sha256 of a file's content, in hexadecimal."""
   with path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def require_writable(key: str, folder: str | os.PathLike[str]) -> None:
+  """Refuses a folder that files cannot be written into; leaves nothing there.
+
+  Args:
+    key: what `folder` was given as.
+    folder: need not exist.
+
+  Raises:
+    errors.ConfigError: it, or what is there of the folders above it, is no
+      folder that can be written.
+  """
+  path = pathlib.Path(folder).absolute()
+  try:
+    there = next(x for x in (path, *path.parents) if x.exists())
+    with tempfile.TemporaryFile(dir=there):
+      pass
+  except OSError as error:
+    raise errors.ConfigError(
+      f'{key}={str(folder)!r}: cannot be written ({error.strerror})'
+    ) from error
 
 
 def verify(directory: pathlib.Path, items: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from td_flax import artifacts, progress
+from td_flax import artifacts, errors, progress
 from td_flax.workdir import Workdir
 
 _QUANTILES = (5, 25, 50, 75, 95)
@@ -212,6 +212,21 @@ class Writer:
       )
 
 
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a `metrics.jsonl`, without what a kill left half written.
+
+  Raises:
+    errors.CheckpointError: it is missing, or cannot be read.
+  """
+  try:
+    lines = path.read_bytes().splitlines(keepends=True)
+  except OSError as error:
+    raise errors.CheckpointError(
+      f'{path}: cannot be read ({error.strerror})'
+    ) from error
+  return [json.loads(line) for line in lines if _is_kept(line, math.inf)]
+
+
 def table_quantiles(table: np.ndarray, updated: np.ndarray) -> dict[str, float]:
   """The importance table in six figures.
 
@@ -251,7 +266,7 @@ def _cut_rows(path: pathlib.Path, first_step: int) -> int:
   return len(kept)
 
 
-def _is_kept(line: bytes, first_step: int) -> bool:
+def _is_kept(line: bytes, first_step: float) -> bool:
   try:
     return line.endswith(b'\n') and json.loads(line)['step'] < first_step
   except (ValueError, KeyError, TypeError):

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from td_flax import bucket, errors, leaves, saved
+from td_flax import artifacts, bucket, errors, leaves, saved
 from td_flax.chips import LANES
 from td_flax.config import Config, ModelConfig
 from td_flax.data import tokenizer, word_piece
@@ -53,6 +53,15 @@ class Pretrained(abc.ABC):
   @abc.abstractmethod
   def tokenizer(self) -> Tokenizer:
     """What makes its ids."""
+
+  @property
+  @abc.abstractmethod
+  def weights_fingerprint(self) -> str:
+    """The same wherever these weights lie, another for any others.
+
+    Raises:
+      errors.CheckpointError: they are missing or damaged.
+    """
 
   @abc.abstractmethod
   def params(self, initial: Any) -> Any:
@@ -116,7 +125,8 @@ def find(
     may_be_tuned: whether a fine-tuned run will do, whose head is a task's.
 
   Raises:
-    errors.ConfigError: it does not exist, has no such step, or was fine-tuned.
+    errors.ConfigError: it does not exist, has no such step (a folder of Hugging
+      Face has none but `latest`), or was fine-tuned.
     errors.CheckpointError: it is none of these, or cannot be used.
   """
   where = f'{key}={path!r}'
@@ -127,6 +137,11 @@ def find(
   # Of a URL the local copy is nothing to remember.
   source = path.rstrip('/') if is_url else str(folder.absolute())
   if architecture.is_folder(folder):
+    if step != 'latest':
+      raise errors.ConfigError(
+        f'{where}: a folder of Hugging Face has no steps; leave out '
+        f'--step={step}'
+      )
     return OfHub(folder, where, source)
   folder = folder.absolute()
   if folder.parent.name == 'checkpoints' and folder.name.isdecimal():
@@ -189,6 +204,14 @@ class OfRun(Pretrained):
       )
     return loaded
 
+  @functools.cached_property
+  def weights_fingerprint(self) -> str:
+    """Of the digests in the checkpoint's record."""
+    digests = saved.read_record(self.checkpoint, step=self.step)['leaves']
+    return artifacts.fingerprint(
+      {name: x for name, x in digests.items() if name.startswith('params/')}
+    )
+
   def check_head(self) -> None:
     """Finds nothing: pretraining always has one."""
 
@@ -227,6 +250,11 @@ class OfHub(Pretrained):
         f'{rows:,}: it is half-copied, or of another model'
       )
     self.fingerprint = self._tokenizer.fingerprint
+
+  @functools.cached_property
+  def weights_fingerprint(self) -> str:
+    """Of the files."""
+    return weights.fingerprint(self.folder)
 
   def check_head(self) -> None:
     """Looks for its tensors."""

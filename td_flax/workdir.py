@@ -100,7 +100,7 @@ class Workdir:
     if differences := self._differences(config, fingerprints or {}):
       raise errors.CheckpointError(
         f'{self.path}: belongs to another run: {differences}; '
-        'use another --workdir'
+        'use another folder'
       )
 
   def claim(
@@ -115,7 +115,7 @@ class Workdir:
 
     Args:
       config: the run's config.
-      fingerprints: of what the config does not pin down, by name:
+      fingerprints: of what the config does not pin down, by name, such as
         `tokenizer` and `dataset`.
       tokenizer: saved in `tokenizer/`.
 
@@ -159,7 +159,7 @@ class Workdir:
     if foreign:
       raise errors.CheckpointError(
         f'{self.path}: not a workdir (no config.json) and not empty (holds '
-        f'{foreign[0]}); use another --workdir'
+        f'{foreign[0]}); use another folder'
       )
 
   def _differences(

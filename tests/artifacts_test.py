@@ -37,6 +37,17 @@ def test_equal_content_has_one_fingerprint():
   assert len(a) == 64
 
 
+def test_a_folder_is_writable_or_refused_and_left_as_it_was(tmp_path):
+  artifacts.require_writable('--output', tmp_path / 'a' / 'b')
+  assert not [*tmp_path.iterdir()]
+  (tmp_path / 'file').touch()
+  for folder in (tmp_path / 'file', '/proc/none/x'):
+    with pytest.raises(
+      errors.ConfigError, match=f"--output='{folder}': cannot"
+    ):
+      artifacts.require_writable('--output', folder)
+
+
 def test_large_files_are_verified_with_a_bar(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(artifacts, '_BYTES_WORTH_A_BAR', 1)
   path = tmp_path / 'file'

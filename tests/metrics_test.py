@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from td_flax import metrics
+from td_flax import errors, metrics
 
 
 def step_metrics(loss=8.0, weight=4.0, correct=1.0, norm=2.0, skipped=0, run=0):
@@ -271,6 +271,20 @@ def test_a_failing_tensorboard_never_stops_the_run(
   (line,) = capfd.readouterr().err.splitlines()
   assert line.startswith('warning: TensorBoard is off from here on')
   assert len(rows(tmp_path / 'metrics.jsonl')) == 39
+
+
+def test_rows_are_read_but_for_what_was_half_written(tmp_path, writer):
+  writer().write(1, {'loss': math.nan})
+  path = tmp_path / 'metrics.jsonl'
+  whole = metrics.read(path)
+  assert whole == [{'step': 1, 'loss': None}]
+  with path.open('a') as file:
+    file.write('{"step": 2, "lo')
+  assert metrics.read(path) == whole
+  path.unlink()
+  with pytest.raises(errors.CheckpointError, match='No such file') as error:
+    metrics.read(path)
+  assert str(error.value).startswith(f'{path}: ')
 
 
 def test_quantiles_are_those_of_the_updated_ids():

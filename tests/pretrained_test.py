@@ -185,6 +185,16 @@ def test_the_source_of_a_url_of_a_folder_is_the_url(bert_folder, monkeypatch):
 
 
 @pytest.mark.hf
+def test_a_folder_has_no_steps(bert_folder):
+  with pytest.raises(errors.ConfigError) as error:
+    pretrained.find(str(bert_folder), '--checkpoint', 'best')
+  assert str(error.value) == (
+    f'--checkpoint={str(bert_folder)!r}: a folder of Hugging Face has no '
+    'steps; leave out --step=best'
+  )
+
+
+@pytest.mark.hf
 def test_a_damaged_vocabulary_is_named_once(bert_folder):
   (bert_folder / 'vocab.txt').write_text('[PAD]\na\na')
   with pytest.raises(errors.DataError) as error:

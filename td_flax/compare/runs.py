@@ -1,13 +1,12 @@
 """The runs of a comparison: what is left of them, and doing it."""
 
-import json
 import math
 import pathlib
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from td_flax import errors, progress
+from td_flax import errors, metrics, progress
 from td_flax.compare import children as children_lib
 from td_flax.compare import scores as scores_lib
 from td_flax.compare.plan import Run
@@ -74,18 +73,17 @@ def read(path: pathlib.Path, run: Run, wanted: Scores) -> dict[str, Any]:
     and `scores`, those that are there.
 
   Raises:
-    errors.CheckpointError: its metrics.jsonl is not there.
+    errors.CheckpointError: its metrics.jsonl cannot be read.
   """
   workdir = Workdir(path / FOLDER / run.folder)
   loss = workdir.summary()['last_eval_loss']
   try:
-    lines = workdir.metrics_jsonl.read_text().splitlines()
-  except FileNotFoundError:
+    rows = metrics.read(workdir.metrics_jsonl)
+  except errors.CheckpointError as error:
     raise errors.CheckpointError(
-      f'{workdir.metrics_jsonl}: missing; delete {workdir.path} to do this run '
-      'again'
-    ) from None
-  rows = [x for x in map(json.loads, lines) if x.get('eval/loss') is not None]
+      f'{error}; delete {workdir.path} to do this run again'
+    ) from error
+  rows = [x for x in rows if x.get('eval/loss') is not None]
   return {
     **run._asdict(),
     'workdir': str(workdir.path),

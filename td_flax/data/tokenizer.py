@@ -56,7 +56,10 @@ def load(
   if path.suffix == '.txt':
     options = word_piece.options_of(path.parent, lowercase=lowercase)
     return WordPiece.from_vocab(content, origin, **options)
-  return parse(path.name, content, origin)
+  loaded = parse(path.name, content, origin)
+  if isinstance(loaded, WordPiece):
+    word_piece.check_options(path.parent, loaded)
+  return loaded
 
 
 def parse(name: str, content: bytes, origin: str) -> vocabulary.Tokenizer:

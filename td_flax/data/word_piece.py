@@ -18,10 +18,12 @@ from td_flax.data import vocabulary
 from td_flax.data.vocabulary import PIECES, SpecialIds
 
 VOCAB = 'vocab.txt'
+_CONFIG = 'tokenizer_config.json'
 _PREFIX = '##'  # of a piece that continues a word
 _MAX_WORD_CHARS = 100
 # transformers' tokenizers of these rules, and what `hub.fast_tokenizer` writes.
-_CLASSES = 'BertTokenizer', 'BertTokenizerFast', 'PreTrainedTokenizerFast'
+_FOLLOW_CONFIG = 'BertTokenizer', 'BertTokenizerFast'
+_CLASSES = *_FOLLOW_CONFIG, 'PreTrainedTokenizerFast'
 _OPTIONS = {
   'lowercase': 'do_lower_case',
   'strip_accents': 'strip_accents',
@@ -71,6 +73,8 @@ class WordPiece(vocabulary.Tokenizer):
     vocabulary.check_size(len(pieces), origin)
     strip_accents = lowercase if strip_accents is None else strip_accents
     self.lowercase = lowercase
+    self.strip_accents = strip_accents
+    self.chinese_words = chinese_words
     self.vocab_size = len(pieces)
     self.special = SpecialIds(*(ids[piece] for piece in PIECES))
     self.fingerprint = artifacts.fingerprint(
@@ -216,28 +220,66 @@ def options_of(
   Raises:
     errors.DataError: it is damaged, or of another kind of tokenizer.
   """
-  path = folder / 'tokenizer_config.json'
+  saved = _settings(folder)
+  kind = saved.get('tokenizer_class', _CLASSES[0])
+  if kind not in _CLASSES:
+    raise errors.DataError(
+      f'{folder / _CONFIG}: tokenizer_class={kind!r}: must be one of '
+      f'{", ".join(_CLASSES)}'
+    )
+  options = {'lowercase': lowercase}
+  for option, key in _OPTIONS.items():
+    if key in saved:
+      options[option] = saved[key]
+  return options
+
+
+def check_options(folder: pathlib.Path, found: WordPiece) -> None:
+  """Refuses a `tokenizer.json` with rules that transformers would not follow.
+
+  Its `BertTokenizer` follows `tokenizer_config.json`, with defaults for what is
+  left out there; its other classes follow `tokenizer.json`.
+
+  Args:
+    folder: of both.
+    found: the tokenizer of `tokenizer.json`.
+
+  Raises:
+    errors.DataError: the two differ, or `tokenizer_config.json` is damaged.
+  """
+  saved = _settings(folder)
+  kind = saved.get('tokenizer_class')
+  if kind in _FOLLOW_CONFIG:
+    saved = {'do_lower_case': True, 'tokenize_chinese_chars': True} | saved
+    saved.setdefault('strip_accents', saved['do_lower_case'])
+  elif kind is not None:
+    return
+  for option, key in _OPTIONS.items():
+    if key in saved and saved[key] != getattr(found, option):
+      there = json.dumps(getattr(found, option))
+      raise errors.DataError(
+        f'{folder / _CONFIG}: {key} is {json.dumps(saved[key])}, if only by '
+        f'default, but {WordPiece.file} has {there}; transformers follows the '
+        'former: make the two agree'
+      )
+
+
+def _settings(folder: pathlib.Path) -> dict[str, Any]:
+  """What `tokenizer_config.json` says, but for what it leaves open."""
+  path = folder / _CONFIG
   if not path.exists():
-    return {'lowercase': lowercase}
+    return {}
   try:
     saved = json.loads(path.read_bytes())
     saved = {key: x for key, x in saved.items() if x is not None}
   except (OSError, ValueError, AttributeError) as error:
     raise errors.DataError(f'{path}: cannot be read ({error})') from None
-  kind = saved.get('tokenizer_class', _CLASSES[0])
-  if kind not in _CLASSES:
-    raise errors.DataError(
-      f'{path}: tokenizer_class={kind!r}: must be one of {", ".join(_CLASSES)}'
-    )
-  options = {'lowercase': lowercase}
-  for option, key in _OPTIONS.items():
-    if key in saved:
-      if not isinstance(saved[key], bool):
-        raise errors.DataError(
-          f'{path}: {key}={saved[key]!r}: must be true or false'
-        )
-      options[option] = saved[key]
-  return options
+  for key in _OPTIONS.values():
+    if not isinstance(saved.get(key, True), bool):
+      raise errors.DataError(
+        f'{path}: {key}={saved[key]!r}: must be true or false'
+      )
+  return saved
 
 
 def _library(origin: str) -> Any:

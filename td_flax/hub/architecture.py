@@ -59,6 +59,13 @@ _DEFAULTS = {
   'layer_norm_eps': 1e-12,
   'initializer_range': 0.02,
 }
+_DEFAULTS_OF_PRE = {
+  'num_hidden_layers': 24,
+  'hidden_size': 1024,
+  'num_attention_heads': 16,
+  'intermediate_size': 4096,
+  'vocab_size': 29_056,
+}
 # What weights depend on, of what `read` returns.
 FIXED = frozenset({*_SIZES, 'norm', 'activation', 'norm_eps'})
 
@@ -113,7 +120,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   try:
     saved = json.loads(path.read_bytes())
     kind = _kind(saved)
-    saved = _DEFAULTS | saved
+    saved = _completed(saved)
     model = {ours: int(saved[theirs]) for ours, theirs in _SIZES.items()}
     model |= {ours: float(saved[theirs]) for ours, theirs in _RATES.items()}
   except OSError as error:
@@ -163,6 +170,12 @@ def _kind(saved: dict[str, Any]) -> Any:
   return saved.get('model_type', 'bert' if is_bert else None)
 
 
+def _completed(saved: dict[str, Any]) -> dict[str, Any]:
+  """`saved`, and the defaults of what it leaves out."""
+  is_pre = _kind(saved) == _TYPES['pre']
+  return _DEFAULTS | (_DEFAULTS_OF_PRE if is_pre else {}) | saved
+
+
 def vocab_size(folder: pathlib.Path) -> int:
   """The rows of the word embedding that a `config.json` names.
 
@@ -171,8 +184,14 @@ def vocab_size(folder: pathlib.Path) -> int:
   """
   path = folder / FILE
   try:
-    return int((_DEFAULTS | json.loads(path.read_bytes()))['vocab_size'])
-  except (OSError, ValueError, TypeError, OverflowError) as error:
+    return int(_completed(json.loads(path.read_bytes()))['vocab_size'])
+  except (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+  ) as error:
     raise errors.CheckpointError(
       f'{path}: vocab_size: must be a whole number ({error})'
     ) from error

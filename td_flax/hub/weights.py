@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from td_flax import errors, extras, leaves, progress
+from td_flax import artifacts, errors, extras, leaves, progress
 from td_flax.config import ModelConfig
 from td_flax.hub import architecture
 from td_flax.model.bert import padded_vocab
@@ -255,13 +255,35 @@ def read(folder: pathlib.Path) -> dict[str, np.ndarray]:
     errors.CheckpointError: there are none, a file is missing or damaged, or
       PyTorch's format is there and PyTorch is not.
   """
+  tensors: dict[str, np.ndarray] = {}
+  for path in _files(folder):
+    tensors |= _read(path)
+  return tensors
+
+
+def fingerprint(folder: pathlib.Path) -> str:
+  """A digest of the files that `read` reads.
+
+  Raises:
+    errors.CheckpointError: there are none, or a file is missing.
+  """
+  return artifacts.fingerprint(
+    {path.name: artifacts.file_sha256(path) for path in _files(folder)}
+  )
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
   for file in (SAFE, _TORCH):
     if (folder / file).exists():
-      return _read(folder / file)
+      return [folder / file]
     index = folder / f'{file}.index.json'
     if index.exists():
-      parts = _parts(index)
-      return {k: v for part in parts for k, v in _read(folder / part).items()}
+      paths = [folder / part for part in _parts(index)]
+      if missing := [path for path in paths if not path.exists()]:
+        raise errors.CheckpointError(
+          f'{missing[0]}: missing; the folder is half-copied'
+        )
+      return paths
   raise errors.CheckpointError(
     f'{folder}: holds no weights: neither {SAFE} nor {_TORCH}'
   )
@@ -293,12 +315,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     load = _torch_loader(path)
   try:
     return load(path)
-  except FileNotFoundError as error:
-    raise errors.CheckpointError(
-      f'{path}: missing; the folder is half-copied'
-    ) from error
   except Exception as error:  # whatever the libraries make of damaged files
-    reason = str(error).splitlines()[0]
+    reason = errors.one_line(error, 300)
     raise errors.CheckpointError(f'{path}: cannot be read: {reason}') from error
 
 

@@ -1,13 +1,12 @@
 """The importance table of a checkpoint in figures."""
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from td_flax import errors
+from td_flax import metrics
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.dropping import importance
 
@@ -58,11 +57,11 @@ def histogram(
   return {'edges': edges.tolist(), 'ids': ids.tolist()}
 
 
-def drift(metrics: pathlib.Path) -> dict[str, list[float]]:
+def drift(path: pathlib.Path) -> dict[str, list[float]]:
   """Quantiles of the table over training: `step` and one list per quantile.
 
   Args:
-    metrics: the run's metrics.jsonl.
+    path: the run's metrics.jsonl.
 
   Returns:
     Empty lists where none were logged.
@@ -70,11 +69,7 @@ def drift(metrics: pathlib.Path) -> dict[str, list[float]]:
   Raises:
     errors.CheckpointError: the file cannot be read.
   """
-  try:
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-  except (OSError, ValueError) as error:
-    raise errors.CheckpointError(f'{metrics}: unreadable ({error})') from error
-  rows = [x for x in rows if f'{_QUANTILE}50' in x]
+  rows = [x for x in metrics.read(path) if f'{_QUANTILE}50' in x]
   names = sorted({key for x in rows for key in x if key.startswith(_QUANTILE)})
   return {
     'step': [x['step'] for x in rows],

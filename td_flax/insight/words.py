@@ -67,12 +67,12 @@ def read(path: str, tokenizer: Tokenizer, length: int) -> Words:
   file = conll.read('--conllu', path)
   text, starts, classes, sentences = '', [], [], []
   for number, sentence in enumerate(file.sentences):
-    for line in sentence:
+    behind = _behind(sentence, file.ranges[number])
+    for line, space in zip(sentence, behind, strict=True):
       starts.append(len(text))
       classes.append(line.cells[conll.UPOS])
       sentences.append(number)
-      glued = _NO_SPACE in line.cells[conll.MISC].split('|')
-      text += line.cells[conll.FORM] + ('' if glued else ' ')
+      text += line.cells[conll.FORM] + space
   names = sorted(set(classes))
   ((ids, offsets),) = tokenizer.encode_with_offsets([text])
   packer = Packer(length, tokenizer.special)
@@ -91,3 +91,20 @@ def read(path: str, tokenizer: Tokenizer, length: int) -> Words:
     np.array(sentences),
     names,
   )
+
+
+def _behind(sentence: list[conll.Line], ranges: list[conll.Line]) -> list[str]:
+  """What stands behind each word: a space, or nothing."""
+
+  def space(line: conll.Line) -> str:
+    return '' if _NO_SPACE in line.cells[conll.MISC].split('|') else ' '
+
+  behind = [space(line) for line in sentence]
+  for line in ranges:
+    first, last = map(int, line.cells[conll.ID].split('-'))
+    whole = slice(first - 1, last)
+    forms = [x.cells[conll.FORM] for x in sentence[whole]]
+    # Others are no parts of what is written, as in French "du" of "de le".
+    if ''.join(forms) == line.cells[conll.FORM]:
+      behind[whole] = [''] * (len(forms) - 1) + [space(line)]
+  return behind

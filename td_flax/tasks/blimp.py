@@ -8,7 +8,6 @@ pseudo-log-likelihood; a tie is wrong.
 import collections
 import dataclasses
 import itertools
-import json
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from td_flax import errors
 from td_flax.data.vocabulary import Tokenizer
 from td_flax.tasks import scorer as scoring
+from td_flax.tasks import tables
 
 _KEYS = ('sentence_good', 'sentence_bad', 'UID', 'linguistics_term', 'field')
 
@@ -51,7 +51,8 @@ def read(
     key: the flag or config key that errors name.
 
   Raises:
-    errors.ConfigError: there is no such folder, or no such file in it.
+    errors.ConfigError: there is no such folder, no such file in it, or one
+      cannot be read.
     errors.DataError: a file is empty, a line is not a pair, or two files hold
       the same paradigm.
   """
@@ -63,7 +64,7 @@ def read(
     )
   found: dict[str, Paradigm] = {}
   for file in files:
-    paradigm = _read(file, limit)
+    paradigm = _read(file, limit, key)
     if paradigm.name in found:
       raise errors.DataError(
         f'{file}: has the UID {paradigm.name!r} of {found[paradigm.name].file}'
@@ -72,22 +73,15 @@ def read(
   return list(found.values())
 
 
-def _read(file: pathlib.Path, limit: int) -> Paradigm:
+def _read(file: pathlib.Path, limit: int, key: str) -> Paradigm:
   pairs, kinds = [], set()
-  try:
-    lines = file.read_text(encoding='utf-8').splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.DataError(f'{file}: cannot be read: {error}') from error
-  for number, line in enumerate(lines, 1):
-    try:
-      values = json.loads(line)
-      good, bad, *kind = (values[key] for key in _KEYS)
-      ''.join((good, bad, *kind)).encode()  # fails where one is not text
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-      raise errors.DataError(
-        f'{file}:{number}: must be a JSON object with {", ".join(_KEYS)}, all '
-        f'of them text ({type(error).__name__}: {error})'
-      ) from error
+  for place, values in tables.read(file, _KEYS, key):
+    for name in _KEYS:
+      if not isinstance(values[name], str):
+        raise errors.DataError(
+          f'{place}: {name!r} must be text, is {values[name]!r}'
+        )
+    good, bad, *kind = (values[name] for name in _KEYS)
     pairs.append((good, bad))
     kinds.add(tuple(kind))
   if len(kinds) != 1:

@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 from td_flax import errors
 
-# Columns of CoNLL-U, from 0: the word, its class, and notes on it.
-FORM, UPOS, MISC = 1, 3, 9
+# Columns of CoNLL-U, from 0: a word's number, itself, its class, notes on it.
+ID, FORM, UPOS, MISC = 0, 1, 3, 9
 NUM_COLUMNS = 10
 _WORD = re.compile(r'[0-9]+')
-_NO_WORD = re.compile(r'[0-9]+[-.][0-9]+')  # several in one, or an empty node
+_RANGE = re.compile(r'[0-9]+-[0-9]+')  # of words that are written as one
+_EMPTY_NODE = re.compile(r'[0-9]+\.[0-9]+')
 _BOM = '\ufeff'
 
 
 class Line(NamedTuple):
-  """A word's: its number in the file, its columns."""
+  """A word's or a range's: its number in the file, its columns."""
 
   number: int
   cells: list[str]
@@ -32,11 +33,14 @@ class File(NamedTuple):
     path: as it was given.
     is_conllu: the name ends in `.conllu`.
     sentences: at least one, none of them empty.
+    ranges: of every sentence, the lines of words that are written as one, such
+      as `1-2  don't`.
   """
 
   path: str
   is_conllu: bool
   sentences: list[list[Line]]
+  ranges: list[list[Line]]
 
   @property
   def word_column(self) -> int:
@@ -82,27 +86,31 @@ def read(key: str, path: str) -> File:
       'convert the file, for example with `iconv -f WINDOWS-1252 -t UTF-8`'
     ) from None
   is_conllu = path.lower().endswith('.conllu')
-  sentences, lines = [], []
+  sentences, ranges = [[]], [[]]
   # Words may hold what `splitlines` takes for the end of a line, and what
   # `strip` takes for white space.
   for number, line in enumerate(text.split('\n'), 1):
     line = line.removesuffix('\r')
     if not line.strip(' \t'):
-      sentences.append(lines)
-      lines = []
+      if sentences[-1]:
+        sentences.append([])
+        ranges.append([])
     elif is_conllu:
-      cells = _conllu_cells(f'{path}:{number}', line)
-      lines += [Line(number, cells)] if cells else []
+      if cells := _conllu_cells(f'{path}:{number}', line):
+        is_word = _WORD.fullmatch(cells[ID])
+        (sentences if is_word else ranges)[-1].append(Line(number, cells))
     elif not line.startswith('-DOCSTART-'):
-      lines.append(Line(number, re.split(r'[ \t]+', line.strip(' \t'))))
-  sentences = [lines for lines in [*sentences, lines] if lines]
+      cells = re.split(r'[ \t]+', line.strip(' \t'))
+      sentences[-1].append(Line(number, cells))
+  if not sentences[-1]:
+    del sentences[-1], ranges[-1]
   if not sentences:
     raise errors.DataError(f'{path}: holds no sentence; must be {valid}')
-  return File(path, is_conllu, sentences)
+  return File(path, is_conllu, sentences, ranges)
 
 
 def _conllu_cells(where: str, line: str) -> list[str]:
-  """The columns of a word; none of a line that holds none."""
+  """The columns of a word or a range; none of any other line."""
   if line.startswith('#'):
     return []
   cells = line.split('\t')
@@ -111,11 +119,11 @@ def _conllu_cells(where: str, line: str) -> list[str]:
       f'{where}: must be {NUM_COLUMNS} columns between tabs, none of them '
       f'empty; this line has {len(cells) - cells.count("")}'
     )
-  if _WORD.fullmatch(cells[0]):
+  if _WORD.fullmatch(cells[ID]) or _RANGE.fullmatch(cells[ID]):
     return cells
-  if not _NO_WORD.fullmatch(cells[0]):
+  if not _EMPTY_NODE.fullmatch(cells[ID]):
     raise errors.DataError(
       f'{where}: must begin with the number of a word, such as 3, 3-4 or 5.1, '
-      f'not with {cells[0]!r}'
+      f'not with {cells[ID]!r}'
     )
   return []

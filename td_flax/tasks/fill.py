@@ -1,6 +1,7 @@
 """What a masked language model puts in the place of [MASK]."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -18,6 +19,10 @@ from td_flax.pretrained import Pretrained
 # that what is around it is cut as it would be around a word.
 _STAND_IN = 'it'
 _ALONE = f'a {PIECES.mask} must stand between spaces or punctuation'
+# A Chinese character is a word of its own.
+_LETTER = r'[^\W_\u3400-\u9fff]'
+_MASK = re.escape(PIECES.mask)
+_IN_WORD = re.compile(rf'{_LETTER}{_MASK}|{_MASK}(?:{_LETTER}|{_MASK})')
 
 
 def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
@@ -29,6 +34,8 @@ def encode(tokenizer: Tokenizer, text: str) -> np.ndarray:
   parts = text.split(PIECES.mask)
   if len(parts) == 1:
     raise errors.DataError(f'{text[:40]!r}: must have a {PIECES.mask}')
+  if _IN_WORD.search(text):
+    raise errors.DataError(f'{text[:40]!r}: {_ALONE}')
   starts, joined = [], parts[0]
   for part in parts[1:]:
     starts.append(len(joined))

@@ -87,6 +87,8 @@ def run(
     'tokenizer': found.tokenizer.fingerprint,
     'task': task.fingerprint(),
   }
+  if config.train.init_from:  # a path, where another model may lie by now
+    fingerprints['weights'] = found.weights_fingerprint
   workdir.check(config, fingerprints)
   if finished := workdir.summary():
     return finished

@@ -96,8 +96,9 @@ class Sentences(Task):
         f'task.train={path!r}: all examples have the label {found.pop()!r}; '
         'a classification needs two or more'
       )
-    numeric = all(x.isdecimal() for x in found)
-    return tuple(sorted(found, key=int if numeric else None))
+    if all(x.isdecimal() for x in found):
+      return tuple(sorted(found, key=lambda x: (int(x), x)))
+    return tuple(sorted(found))
 
   def _number(self, example: _Example) -> float:
     """What the model learns of an example."""
@@ -140,10 +141,7 @@ class Sentences(Task):
   def _predicted(self, logits: Float[np.ndarray, 'S 1 C']) -> np.ndarray:
     if not self.output.is_regression:
       return np.argmax(logits[:, 0], axis=-1)
-    numbers = logits[:, 0, 0]
-    if self._spec and self._spec.range:
-      numbers = np.clip(numbers, *self._spec.range)
-    return numbers
+    return logits[:, 0, 0]
 
   def score(
     self, split: str, logits: Float[np.ndarray, 'S 1 C']
@@ -162,6 +160,8 @@ class Sentences(Task):
     lines = ['index\tprediction']
     form = '.3f' if self._spec else '.6g'
     predicted = self._predicted(logits)
+    if self._spec and self._spec.range:  # only a submission must keep to it
+      predicted = np.clip(predicted, *self._spec.range)
     for index, x in zip(self._indices[split], predicted, strict=True):
       text = format(x, form) if self.output.is_regression else self.labels[x]
       lines.append(f'{index}\t{text}')

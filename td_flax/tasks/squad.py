@@ -217,6 +217,8 @@ class Squad(Task):
         text = question.context[
           offsets[begin[s, a] + shift, 0] : offsets[end[s, b] + shift, 1]
         ]
+        if not text:  # a piece of white space alone, which has no width
+          continue
         found.setdefault(
           text,
           _Answer(text, float(begin_logits[s, a]), float(end_logits[s, b])),

@@ -94,7 +94,9 @@ def best_threshold(
   best = {}
   for name, function in (('exact', exact), ('f1', f1)):
     gains = [
-      _best_or_null(function, predicted[x], answers[x]) if answers[x] else -1.0
+      _best_or_null(function, predicted[x], answers[x])
+      if answers[x]
+      else -float(bool(predicted[x]))
       for x in names
     ]
     totals = unanswered + np.concatenate([[0], np.cumsum(gains)])

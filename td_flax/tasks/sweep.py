@@ -1,6 +1,7 @@
 """Several seeds at every point of a small grid, and what they say together."""
 
 import itertools
+import math
 import pathlib
 import shutil
 import statistics
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from td_flax import artifacts, errors, parallel, pretrained, progress
 from td_flax import config as config_lib
@@ -129,6 +131,12 @@ def run(
   content = _content(config, task, results)
   if jax.process_index() == 0:
     best = path / content['best']['path']
+    if not Workdir(best).checkpoints.exists():
+      progress.write_line(
+        f'warning: {best}: the best run has no checkpoint: it was not the best '
+        'of the sweep that trained it; delete this folder and run the same '
+        'command again for one'
+      )
     for _, run_path, _ in runs:
       if run_path != best:
         shutil.rmtree(Workdir(run_path).checkpoints, ignore_errors=True)
@@ -171,13 +179,15 @@ def _content(
       values = [x['figures'][key] for x in runs]
       figures[key] = {
         'mean': statistics.fmean(values),
-        'deviation': statistics.stdev(values) if len(values) > 1 else None,
-        'best': min(values) if key.endswith('loss') else max(values),
+        'deviation': float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        'best': max(values, key=lambda x: _worth(key, x)),
         'values': values,
       }
     points.append({'point': name, 'figures': figures, 'runs': runs})
   every = [x for runs in results.values() for x in runs]
-  best = max(every, key=lambda x: x['figures'][task.metric])
+  best = max(
+    every, key=lambda x: _worth(task.metric, x['figures'][task.metric])
+  )
   return {
     'task': task.name,
     'metric': task.metric,
@@ -186,6 +196,13 @@ def _content(
     'points': points,
     'best': {'path': best['path'], 'figures': best['figures']},
   }
+
+
+def _worth(name: str, figure: float) -> float:
+  """The larger, the better; that of no number is the least."""
+  if math.isnan(figure):
+    return -math.inf
+  return -figure if name.endswith('loss') else figure
 
 
 def markdown(content: dict[str, Any]) -> str:

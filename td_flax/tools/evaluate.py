@@ -14,12 +14,11 @@ after an interruption.
 
 import pathlib
 import sys
-import tempfile
 from collections.abc import Iterator
 
 from absl import flags as absl_flags
 
-from td_flax import bucket, errors, flags
+from td_flax import artifacts, bucket, errors, flags
 from td_flax.compare import machine
 from td_flax.tasks import recipe
 
@@ -92,7 +91,8 @@ def main() -> None:
       for name, model in found.items()
     }
   engine = parallel.make(config.ParallelConfig())
-  output = _make(values.output)
+  output = pathlib.Path(values.output)
+  output.mkdir(parents=True, exist_ok=True)
   about = {
     **machine.facts(['python', '-m', 'td_flax.tools.evaluate', *sys.argv[1:]]),
     'platform': engine.platform,
@@ -133,6 +133,7 @@ def _check(values: absl_flags.FlagValues) -> None:
     if not values[name].value:
       raise errors.ConfigError(f'--{name}: missing')
   bucket.require_local('--output', values.output)
+  artifacts.require_writable('--output', values.output)
   for suite in values.suite:
     if suite not in _SUITES:
       raise errors.ConfigError(
@@ -142,20 +143,6 @@ def _check(values: absl_flags.FlagValues) -> None:
   for suite, name in needed:
     if suite in values.suite and not values[name].value:
       raise errors.ConfigError(f'--{name}: missing; --suite={suite} needs it')
-
-
-def _make(output: str) -> pathlib.Path:
-  """The report's folder, into which files can be written."""
-  folder = pathlib.Path(output)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except OSError as error:
-    raise errors.ConfigError(
-      f'--output={output!r}: cannot be written ({error.strerror})'
-    ) from error
-  return folder
 
 
 def _names(paths: list[str]) -> dict[str, str]:

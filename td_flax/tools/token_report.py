@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from td_flax import bucket, errors, flags
+from td_flax import artifacts, bucket, errors, flags
 
 
 def define_flags() -> None:
@@ -55,6 +55,7 @@ def main() -> None:
     raise errors.ConfigError(
       '--output: missing; must name a local folder where --workdir is on gs://'
     )
+  bucket.require_local('--output', values.output)
   if values.text and values.conllu:
     raise errors.ConfigError('--conllu: must be empty where --text is given')
   if values.against and not values.conllu:
@@ -69,6 +70,8 @@ def main() -> None:
   from td_flax.tasks import heldout
 
   found = kept_lib.find(values.workdir, '--workdir', values.step)
+  output = pathlib.Path(values.output or found.workdir.path / 'token_report')
+  artifacts.require_writable('--output', output)
   config = kept_lib.dropping(found.config, found.where)
   data = found.config.data.dir or str(found.workdir.data)
   packed = dataset.load(
@@ -125,7 +128,6 @@ def main() -> None:
       importance, known, packed.unigram_counts, tokenizer
     )
     content['histogram'] = table.histogram(importance, known)
-  output = pathlib.Path(values.output or found.workdir.path / 'token_report')
   page.write(
     output,
     content,

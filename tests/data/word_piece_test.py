@@ -229,6 +229,60 @@ def test_a_damaged_vocabulary_is_one_line(tmp_path, content, problem):
   assert str(caught.value).startswith(f"data.tokenizer='{path}'")
 
 
+@pytest.mark.parametrize(
+  ('options', 'settings', 'said'),
+  [
+    ({}, {'do_lower_case': False}, 'do_lower_case is false'),
+    ({}, {'tokenizer_class': 'BertTokenizer'}, None),
+    (
+      {'lowercase': False},
+      {'tokenizer_class': 'BertTokenizerFast'},
+      'do_lower_case is true, if only by default, but tokenizer.json has false',
+    ),
+    ({'lowercase': False}, {'do_lower_case': False}, None),
+    (
+      {'lowercase': False},
+      {'tokenizer_class': 'BertTokenizer', 'do_lower_case': False},
+      None,
+    ),
+    ({'strip_accents': False}, {'strip_accents': True}, 'strip_accents is tru'),
+    (
+      {'strip_accents': False},
+      {'tokenizer_class': 'BertTokenizer', 'strip_accents': None},
+      'strip_accents is true, if only by default',
+    ),
+    (
+      {'chinese_words': False},
+      {'tokenize_chinese_chars': True},
+      'tokenize_chi',
+    ),
+    # What follows tokenizer.json there; the first is what is exported.
+    (
+      {'lowercase': False},
+      {'tokenizer_class': 'PreTrainedTokenizerFast', 'do_lower_case': True},
+      None,
+    ),
+    ({'lowercase': False}, {'tokenizer_class': 'TokenizersBackend'}, None),
+    ({'lowercase': False}, {}, None),
+  ],
+)
+def test_rules_that_transformers_would_not_follow_are_refused(
+  tmp_path, options, settings, said
+):
+  pieces = [*SPECIAL, 'a']
+  made = word_piece.WordPiece(pieces, 'x', **({'lowercase': True} | options))
+  made.save(tmp_path)
+  config = tmp_path / 'tokenizer_config.json'
+  config.write_text(json.dumps(settings))
+  if not said:
+    assert tokenizer.load(tmp_path).fingerprint == made.fingerprint
+    return
+  with pytest.raises(errors.DataError, match=said) as error:
+    tokenizer.load(tmp_path)
+  assert str(error.value).startswith(f'{config}: ')
+  assert '\n' not in str(error.value)
+
+
 def test_a_truncated_json_is_one_line(folded, tmp_path):
   path = folded.save(tmp_path)
   path.write_bytes(folded.model[:-9])

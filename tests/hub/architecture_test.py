@@ -38,6 +38,20 @@ def test_what_is_left_out_is_bert_base(tmp_path):
   assert ModelConfig(**architecture.read(tmp_path)) == expected
 
 
+def test_what_megatron_bert_leaves_out_is_larger(tmp_path):
+  content = {'model_type': 'megatron-bert', 'num_hidden_layers': 3}
+  (tmp_path / 'config.json').write_text(json.dumps(content))
+  assert ModelConfig(**architecture.read(tmp_path)) == ModelConfig(
+    norm='pre',
+    num_layers=3,
+    hidden_dim=1024,
+    num_heads=16,
+    mlp_dim=4096,
+    activation='gelu',
+  )
+  assert architecture.vocab_size(tmp_path) == 29_056
+
+
 @pytest.mark.parametrize(
   'names', [{}, {'architectures': ['BertForMaskedLM']}, {'architectures': None}]
 )

@@ -54,19 +54,30 @@ def test_a_limit_takes_the_first_pairs(folder):
   assert paradigms[0].pairs == (('long', 'no'),)
 
 
+def test_lines_end_at_line_feeds_alone_and_may_be_blank(tmp_path):
+  good = 'one\u2028line\x85of text'
+  line = pair(good, 'b').encode('ascii').decode('unicode_escape')
+  (tmp_path / 'x.jsonl').write_text(f'{line}\n\n', encoding='utf-8-sig')
+  (paradigm,) = blimp.read(str(tmp_path))
+  assert paradigm.pairs == ((good, 'b'),)
+
+
 @pytest.mark.parametrize(
   ('content', 'problem'),
   [
-    ('', 'pairs of one paradigm, but holds 0'),
-    ('{"sentence_good": "a"}', r"x\.jsonl:1: must be a JSON.*'sentence_bad'"),
-    ('[1]', r'x\.jsonl:1: must be a JSON'),
-    (pair('a', 3), r'x\.jsonl:1: .*all of them text'),
-    (pair('a', 'b', term=['islands']), r'x\.jsonl:1: .*all of them text'),
-    (pair('a', '\ud800'), r'x\.jsonl:1: .*surrogates not allowed'),
-    ('[' * 100_000, r'x\.jsonl:1: must be a JSON'),
-    (pair('a', 'b') + '\n{"sen', r'x\.jsonl:2: must be a JSON'),
+    ('', 'holds no examples'),
+    ('{"sentence_good": "a"}', r"x\.jsonl:1: has no 'sentence_bad'"),
+    ('[1]', r'x\.jsonl:1: must be a JSON object'),
+    (pair('a', 3), r"x\.jsonl:1: 'sentence_bad' must be text, is 3"),
+    (
+      pair('a', 'b', term=['islands']),
+      r"x\.jsonl:1: 'linguistics_term' must be text, is \['islands'\]",
+    ),
+    (pair('a', '\ud800'), r'x\.jsonl:1: holds half a surrogate pair'),
+    ('[' * 100_000, r'x\.jsonl:1: is not JSON'),
+    (pair('a', 'b') + '\n{"sen', r'x\.jsonl:2: is not JSON'),
     (pair('a', 'b') + '\n' + pair('a', 'b', 'y'), 'but holds 2'),
-    (b'\xff\xfe\xff', 'cannot be read'),
+    (b'\xff\xfe\xff', 'is not UTF-8'),
   ],
 )
 def test_a_file_that_is_no_paradigm_is_one_line(tmp_path, content, problem):

@@ -1,3 +1,6 @@
+import re
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -49,6 +52,35 @@ def test_a_mask_in_a_word_is_refused(text):
   )
   with pytest.raises(errors.DataError, match='must stand between spaces'):
     fill.encode(tokenizer, text)
+
+
+class Letters:
+  """A token per character: no piece reaches over an edge."""
+
+  special = types.SimpleNamespace(mask=4)
+
+  def encode_with_offsets(self, texts):
+    words = [re.finditer(r'it|\S', text) for text in texts]
+    found = [[(ord(x[0][0]), x.span()) for x in text] for text in words]
+    return [tuple(map(np.array, zip(*x, strict=True))) for x in found]
+
+
+@pytest.mark.parametrize(
+  'text', ['un[MASK]', '[MASK]ing', '[MASK][MASK]', '7[MASK]']
+)
+def test_a_mask_in_a_word_is_refused_whatever_the_pieces(text):
+  with pytest.raises(errors.DataError, match='must stand between spaces'):
+    fill.encode(Letters(), text)
+
+
+@pytest.mark.parametrize(
+  'text', ["[MASK]'s", '"[MASK]"-', '一[MASK]二', '_[MASK]']
+)
+def test_a_mask_beside_punctuation_or_chinese_is_a_word(text):
+  ids = fill.encode(Letters(), text)
+  assert ids.tolist() == [
+    4 if x == '@' else ord(x) for x in text.replace('[MASK]', '@')
+  ]
 
 
 def test_white_space_before_a_mask_may_be_a_piece(tokenizer, monkeypatch):

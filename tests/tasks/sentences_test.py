@@ -134,10 +134,15 @@ def test_every_task_is_read_scored_and_written(make, tmp_path, tokenizer, name):
     assert rows == [f'7\t{shown[0]}', f'3\t{shown[1]}']
 
 
-def test_scores_of_similarity_stay_in_their_range(make, tmp_path):
+def test_submissions_of_similarity_stay_in_its_range(make, tmp_path):
   write(tmp_path, 'stsb')
-  text = make('stsb').predictions('test', peaks(make('stsb'), [-1, 7.5]))
+  task = make('stsb')
+  text = task.predictions('test', peaks(task, [-1, 7.5]))
   assert text['STS-B.tsv'].splitlines()[1:] == ['7\t0.000', '3\t5.000']
+  # Outputs are scored as they are: those of the labels, on a longer scale.
+  labels = task.dev['dev'].labels[:, 0]
+  figures = task.score('dev', peaks(task, 2 * labels - 3))
+  assert figures == {'pearson': pytest.approx(1), 'spearman': pytest.approx(1)}
 
 
 def test_a_task_without_test_files_predicts_none(make, tmp_path):
@@ -239,6 +244,14 @@ def test_own_files_have_own_columns_and_labels(make, tmp_path):
     'pearson': pytest.approx(1),
     'spearman': pytest.approx(1),
   }
+
+
+def test_labels_that_are_the_same_number_have_an_order(make, tmp_path):
+  path = tmp_path / 'rows.tsv'
+  numbers = ['1', '01', '001', '2', '02', '0001']
+  path.write_text('\n'.join(['text\tlabel', *(f'x\t{x}' for x in numbers)]))
+  task = make('classify', train=str(path), dev=str(path))
+  assert task.labels == ('0001', '001', '01', '1', '02', '2')
 
 
 def test_indices_of_test_files_are_in_the_fingerprint(make, tmp_path):

@@ -109,6 +109,14 @@ def test_the_best_threshold_is_found():
   assert figures['f1'] == pytest.approx(found['best_f1'])
 
 
+def test_an_empty_answer_to_a_question_without_one_costs_nothing():
+  predicted, answers = {'a': '', 'b': 'cat'}, {'a': [], 'b': ['cat']}
+  odds = {'a': -3.0, 'b': -1.0}
+  found = squad_score.best_threshold(predicted, answers, odds)
+  assert found['best_exact'] == found['best_f1'] == 1
+  assert found['best_exact_thresh'] == found['best_f1_thresh'] == -1.0
+
+
 def test_answering_nothing_may_be_best():
   found = squad_score.best_threshold({'a': 'x'}, {'a': []}, {'a': 0.5})
   assert found['best_exact'] == 1

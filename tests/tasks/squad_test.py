@@ -158,6 +158,20 @@ def test_the_runners_up_differ_and_their_probabilities_add_up(make):
   assert scores == sorted(scores, reverse=True)
 
 
+def test_a_piece_without_width_is_no_answer(make):
+  task = make(item('a', 'what?', 'characters'))
+  logits = np.zeros_like(peaks(task))
+  here = task._dev.first[0] + 5
+  logits[0, :, here] = 9
+  logits[0, :, here + 3] = 8
+  task._offsets[CONTEXT] = offsets = task._offsets[CONTEXT].copy()
+  offsets[5] = offsets[5, 0]
+  answer, *_ = task._answers(logits)[0]['a']
+  assert answer.text == CONTEXT[offsets[5, 0] : offsets[8, 1]].strip()
+  nbest = task.predictions('dev', logits)['nbest_predictions.json']
+  assert all(x['text'] for x in json.loads(nbest)['a'])
+
+
 def test_no_answer_is_given_above_the_threshold(make):
   items = (
     item('a', 'what?', 'characters', version='v2.0'),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from td_flax import config as config_lib
 from td_flax import errors, leaves, loop, parallel, preemption, pretrained
 from td_flax.config import ParallelConfig
 from td_flax.tasks import fine_tuning, lengths, sweep
@@ -194,6 +196,32 @@ def test_a_full_disk_costs_a_line_and_no_training(
   assert again['best'] == content['best']
 
 
+def test_a_best_run_without_a_checkpoint_is_told(
+  setup, engine, tmp_path, monkeypatch, capsys
+):
+  worth = {'1e-3': 0.9, '2e-3': 0.8, '3e-3': 0.7}
+
+  def fine_tune(config, path, task, found, engine):
+    if not path.exists():
+      for name in ('checkpoints', 'predictions'):
+        (path / name).mkdir(parents=True)
+    rate = path.parent.name.partition('=')[2]
+    return {'figures': {'accuracy': worth[rate]}}
+
+  monkeypatch.setattr(fine_tuning, 'run', fine_tune)
+
+  def done(values):
+    config, task, found = setup(grid=f'optimizer.learning_rate={values}')
+    sweep.run(config, tmp_path / 'sweep', task, found, engine)
+    return capsys.readouterr().err
+
+  assert 'warning' not in done('1e-3,2e-3')
+  best = tmp_path / 'sweep' / 'optimizer.learning_rate=2e-3' / 'seed0'
+  assert f'warning: {best}: the best run has no checkpoint' in done('2e-3,3e-3')
+  shutil.rmtree(best)
+  assert 'warning' not in done('2e-3,3e-3')
+
+
 def test_thresholds_have_no_best(setup):
   config, task, _ = setup()
   figures = {'accuracy': 0.5, 'best_f1_thresh': -3.0}
@@ -201,6 +229,18 @@ def test_thresholds_have_no_best(setup):
   content = sweep._content(config, task, runs)
   assert list(content['points'][0]['figures']) == ['accuracy']
   assert content['points'][0]['runs'][0]['figures'] == figures
+
+
+def test_what_is_no_number_is_last(setup):
+  config, task, _ = setup()
+  figures = [{'accuracy': x, 'loss': x} for x in (math.nan, 0.5, 0.25)]
+  runs = [{'figures': x, 'path': f'seed{i}'} for i, x in enumerate(figures)]
+  content = sweep._content(config, task, {'runs': runs})
+  assert content['best']['path'] == 'seed1'
+  found = content['points'][0]['figures']
+  assert [found[x]['best'] for x in ('accuracy', 'loss')] == [0.5, 0.25]
+  assert math.isnan(found['loss']['deviation'])
+  assert 'nan' in sweep.markdown(content)
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(
@@ -233,11 +273,39 @@ def test_another_config_or_other_examples_are_refused(setup, engine, tmp_path):
   path = tmp_path / 'sweep'
   sweep.run(config, path, task, found, engine)
   other, _, _ = setup(epochs=1.0)
-  with pytest.raises(errors.CheckpointError, match='belongs to another run'):
+  said = 'belongs to another run: .*; use another folder'  # by whatever flag
+  with pytest.raises(errors.CheckpointError, match=said):
     sweep.run(other, path, task, found, engine)
   task.train.labels[0] = 1 - task.train.labels[0]
   with pytest.raises(errors.CheckpointError, match='fingerprint of the task'):
     sweep.run(config, path, task, found, engine)
+
+
+def test_other_weights_at_the_same_path_are_refused(
+  setup, engine, run, tmp_path, save_run
+):
+  config, task, _ = setup(epochs=0.5)
+  place = tmp_path / 'run'
+  shutil.copytree(run.path, place)
+  found = pretrained.find(str(place), '--checkpoint')
+  config = config_lib.with_changes(config, {'train.init_from': found.source})
+  path = tmp_path / 'sweep'
+  first = sweep.run(config, path, task, found, engine)
+  found = pretrained.find(str(place), '--checkpoint')
+  assert sweep.run(config, path, task, found, engine) == first
+
+  params = found.params(
+    jax.device_get(nnx.split(_bert(found, run.tokenizer))[1])
+  )
+  shutil.rmtree(place)
+  other = jax.tree.map(lambda x: x + 1, params)
+  save_run(place, found.config, run.tokenizer, other)
+  found = pretrained.find(str(place), '--checkpoint')
+  with pytest.raises(errors.CheckpointError, match='fingerprint of the weight'):
+    sweep.run(config, path, task, found, engine)
+  # What starts at random does not depend on them.
+  config = config_lib.with_changes(config, {'train.init_from': ''})
+  sweep.run(config, tmp_path / 'scratch', task, found, engine)
 
 
 def test_labels_of_other_names_are_refused(setup, engine, tmp_path, tokenizer):

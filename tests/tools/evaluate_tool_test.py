@@ -305,7 +305,7 @@ def test_a_model_without_a_masked_lm_head_is_not_scored(tmp_path, make_config):
 def test_a_place_that_cannot_be_written_is_one_line_at_once(tmp_path, models):
   (tmp_path / 'text.txt').write_text('some words')
   (tmp_path / 'file').touch()
-  for output, said in (('file', 'File exists'), ('file/x', 'Not a directory')):
+  for output in ('file', 'file/x'):
     done = run(
       f'--workdir={models[0]}',
       '--suite=heldout',
@@ -314,7 +314,10 @@ def test_a_place_that_cannot_be_written_is_one_line_at_once(tmp_path, models):
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert f"--output='{tmp_path}/{output}': cannot be written ({said})" in line
+    said = (
+      f"--output='{tmp_path}/{output}': cannot be written (Not a directory)"
+    )
+    assert said in line
 
 
 def test_a_text_that_is_not_there_leaves_nothing(tmp_path, models):

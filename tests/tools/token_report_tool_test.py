@@ -160,6 +160,12 @@ def test_text_of_ones_own_is_escaped(workdir, tmp_path):
   [
     (['--output={tmp}/x'], 2, '--workdir: missing'),
     (['--workdir=gs://bucket/run'], 2, '--output: missing; must name a local'),
+    (['--workdir={run}', '--output=gs://b/x'], 2, 'must be a local folder'),
+    (
+      ['--workdir={run}', '--output={tmp}/2.conllu/x'],
+      2,
+      "2.conllu/x': cannot be written (Not a directory)",
+    ),
     (['--workdir={tmp}/no', '--output={tmp}/x'], 2, 'does not exist'),
     (
       ['--workdir={run}', '--output={tmp}/x', '--text={tmp}/no.txt'],
