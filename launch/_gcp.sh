@@ -14,7 +14,7 @@ target_check() {
 
 # Prints `STATE,LABEL,WORKERS` of the TPU VM, or nothing where there is none.
 describe() { # tpu-vm|queued-resources
-  local fields='state,labels.td_flax,networkEndpoints.len()' output
+  local fields='state,labels.td_flax,networkEndpoints.len()' error
   if [[ $1 == queued-resources ]]; then
     fields='state.state,tpu.nodeSpec[0].node.labels.td_flax'
   fi
@@ -23,10 +23,10 @@ describe() { # tpu-vm|queued-resources
   if [[ -n $DRY_RUN ]]; then
     shown "$@" >&3
     echo "READY,$NAME,1"
-  elif output=$("$@" 2>&1); then
-    echo "$output"
-  elif [[ $output != *NOT_FOUND* && $output != *'not found'* ]]; then
-    die 1 "gcloud cannot describe $NAME: $(summary "$output")"
+  # What it prints goes on; what else it says, warnings too, is no answer.
+  elif ! { error=$("$@" 2>&1 >&4); } 4>&1 &&
+    [[ $error != *NOT_FOUND* && $error != *'not found'* ]]; then
+    die 1 "gcloud cannot describe $NAME: $(summary "$error")"
   fi
 }
 

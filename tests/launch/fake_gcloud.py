@@ -4,7 +4,8 @@
 $FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
 `failures.json`, a list of [part of the command line, code, message, slice's new
 state or null], each of which comes once, in order. A request in the queue has
-the states `queue`, one a look; without the last of them there is no VM.
+the states `queue`, one a look; without the last of them there is no VM. Every
+call warns on stderr.
 """
 
 import json
@@ -29,6 +30,7 @@ def fail(code, message):
   sys.exit(code)
 
 
+sys.stderr.write('WARNING: This command acts as x@y, with its roles.\n')
 line = ' '.join(sys.argv[1:])
 with (folder / 'calls').open('a') as calls:
   calls.write(line + '\n')
