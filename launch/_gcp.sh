@@ -143,13 +143,16 @@ remote() { # WHICH COMMAND
 }
 
 target_setup() {
-  local tree output expected ready
+  local tree output expected ready git
   require_ready
   ARCHIVE=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
-  trap 'call rm -f "$ARCHIVE"' EXIT
-  # With what is not committed, where there is any: then this prints a commit.
-  tree=$(call git -C "$ROOT" stash create 2>/dev/null || true)
-  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-HEAD}"
+  trap 'call rm -f "$ARCHIVE" "$ARCHIVE.index"' EXIT
+  # All that git does not ignore, committed or not; the user's index stays as it is.
+  git=(env GIT_INDEX_FILE="$ARCHIVE.index" git -C "$ROOT")
+  call "${git[@]}" read-tree HEAD
+  call "${git[@]}" add --all
+  tree=$(call "${git[@]}" write-tree)
+  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-TREE}"
   call "${TPUS[@]}" tpu-vm scp "$ARCHIVE" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
     require_ready
     die 75 "$NAME: the package could not be copied to all workers"

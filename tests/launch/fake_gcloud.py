@@ -5,12 +5,13 @@ $FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
 `failures.json`, a list of [part of the command line, code, message, slice's new
 state or null], each of which comes once, in order. A request in the queue has
 the states `queue`, one a look; without the last of them there is no VM. Every
-call warns on stderr.
+call warns on stderr; `copied` is the last package.
 """
 
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 folder = pathlib.Path(os.environ['FAKE_GCLOUD'])
@@ -69,6 +70,8 @@ elif verb == 'describe':
 elif verb == 'delete':
   del slices[name]
   save('slices.json', slices)
+elif verb == 'scp':
+  shutil.copy(sys.argv[5], folder / 'copied')
 elif 'worker_setup.sh' in line:
   print('\n'.join(f'ready: host-{i}' for i in range(found.get('up', 2))))
 elif 'worker.py status' in line:

@@ -3,6 +3,9 @@
 import os
 import pty
 import re
+import shutil
+import subprocess
+import tarfile
 
 import pytest
 from slices import (
@@ -192,7 +195,45 @@ def test_setup_survives_a_dropped_connection(cloud):
   assert done.stdout.splitlines() == ['ready: host-0', 'ready: host-1']
   # The checkout, with what is not committed, does not stay in a shared folder.
   assert cloud.calls('tpu-vm scp')
-  assert not list(cloud.folder.glob('*.tar.gz'))
+  assert not list(cloud.folder.glob('td_flax*'))
+
+
+def test_the_workers_get_the_checkout_as_it_is(cloud, tmp_path):
+  root = tmp_path / 'checkout'
+
+  def git(*arguments):
+    return subprocess.check_output(['git', *arguments], cwd=root, text=True)
+
+  def write(**content):
+    for name, text in content.items():
+      (root / name).write_text(text)
+
+  shutil.copytree(ROOT / 'launch', root / 'launch')
+  write(kept='old', gone='old', staged='old')
+  (root / '.gitignore').write_text('ignored\n')
+  git('init', '--quiet')
+  git('add', '--all')
+  git('-c', 'user.name=x', '-c', 'user.email=x', 'commit', '--quiet', '-m', 'x')
+  write(kept='changed', staged='changed', new='new', ignored='secret')
+  git('add', 'staged')
+  (root / 'gone').unlink()
+  before = git('status', '--porcelain')
+  cloud.put(slices=ready())
+  done = cloud.run('setup', root=root)
+  assert done.returncode == 0, done.stderr
+  with tarfile.open(tmp_path / 'copied') as copied:
+    found = {
+      name: copied.extractfile(name).read().decode()
+      for name in copied.getnames()
+      if '/' not in name and name != 'launch'
+    }
+  assert found == {
+    '.gitignore': 'ignored\n',
+    'kept': 'changed',
+    'new': 'new',
+    'staged': 'changed',
+  }
+  assert git('status', '--porcelain') == before
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,15 @@ class Cloud:
     }
 
   def run(
-    self, verb, *arguments, name='bert', zone=ZONE, stdin=subprocess.DEVNULL
+    self,
+    verb,
+    *arguments,
+    name='bert',
+    zone=ZONE,
+    root=ROOT,
+    stdin=subprocess.DEVNULL,
   ):
-    command = [ROOT / 'launch' / f'{verb}.sh', name, zone, *arguments]
+    command = [root / 'launch' / f'{verb}.sh', name, zone, *arguments]
     return support.run(
       [x for x in command if x], env=self.environment, stdin=stdin
     )
