@@ -12,6 +12,15 @@ target_check() {
     die 1 'gcloud: not found; see https://cloud.google.com/sdk/docs/install'
 }
 
+target_check_training() {
+  local argument workdir=''
+  for argument in "${TRAINING[@]}"; do
+    if [[ $argument == --workdir=* ]]; then workdir=${argument#*=}; fi
+  done
+  [[ $workdir == gs://* ]] ||
+    die 2 "--workdir=$workdir: must be gs://BUCKET/PATH; the disks go with the slice"
+}
+
 # Prints `STATE,LABEL,WORKERS` of the TPU VM, or nothing where there is none.
 describe() { # tpu-vm|queued-resources
   local fields='state,labels.td_flax,networkEndpoints.len()' error
@@ -177,12 +186,6 @@ target_worker() { # WHICH VERB NAME [ARGUMENTS...]
 }
 
 target_run() {
-  local argument workdir=''
-  for argument in "${TRAINING[@]}"; do
-    if [[ $argument == --workdir=* ]]; then workdir=${argument#*=}; fi
-  done
-  [[ $workdir == gs://* ]] ||
-    die 2 "--workdir=$workdir: must be gs://BUCKET/PATH; the disks go with the slice"
   require_ready
   worker all start --port="$PORT" -- "${TRAINING[@]}"
 }

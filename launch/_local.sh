@@ -10,6 +10,8 @@ target_check() {
   PYTHON=${PYTHON:-python3}
 }
 
+target_check_training() { :; }
+
 require_slice() {
   if [[ -n $DRY_RUN && ! -f $SLICE/slice ]]; then return; fi
   [[ -d $SLICE ]] || die 75 "$NAME: there is no $SLICE; create.sh makes it"

@@ -4,8 +4,6 @@
 #   up.sh NAME --zone=ZONE --accelerator=TYPE --spot [--yes] -- --config=... --workdir=gs://...
 source "$(dirname "$0")/_common.sh"
 parse 'zone accelerator version spot queued wait processes devices port yes' "$@"
-((${#TRAINING[@]})) ||
-  die 2 'nothing to train; after --, the arguments of td_flax.main: -- --config=FILE --workdir=DIR'
 
 where=("$NAME" --target="$TARGET")
 if [[ -n $ZONE ]]; then where+=(--zone="$ZONE"); fi

@@ -96,6 +96,8 @@ def test_what_cannot_be_created_says_why(cloud, message, code, said):
     ('status', ['other'], 'other: unexpected'),
     ('run', [], 'nothing to train'),
     ('run', ['--', '--workdir=runs/x'], '--workdir=runs/x: must be gs://'),
+    ('up', ['--yes'], 'nothing to train'),
+    ('up', ['--yes', '--', '--config=x'], '--workdir=: must be gs://'),
     ('logs', ['--worker=first'], '--worker=first: must be a number or all'),
     ('delete', [], 'give --yes'),
   ],
