@@ -49,12 +49,19 @@ check_label() { # `STATE,LABEL...`
     die 1 "$NAME: has no label td_flax=$NAME, so these scripts did not create it; left alone"
 }
 
+# What describe says of the TPU VM, if these scripts made it.
+target_found() {
+  local found
+  found=$(describe tpu-vm) || exit # as `|| CODE` of a caller turns set -e off
+  [[ -z $found ]] || check_label "$found"
+  printf '%s\n' "$found"
+}
+
 # Returns where the slice is usable.
 require_ready() {
   local found
-  found=$(describe tpu-vm)
+  found=$(target_found) || exit
   [[ -n $found ]] || die 75 "$NAME: there is no such TPU VM in $ZONE"
-  check_label "$found"
   [[ ${found%%,*} == READY ]] ||
     die 75 "$NAME: is ${found%%,*}, not READY (preempted slices must be created again)"
 }
@@ -79,9 +86,8 @@ target_create() {
         wait_for_queue
       fi
     fi
-    found=$(describe tpu-vm)
+    found=$(target_found)
     if [[ -n $found ]]; then
-      check_label "$found"
       [[ ${found%%,*} == READY ]] ||
         die 75 "$NAME: exists and is ${found%%,*}; delete it first"
       say "$NAME: is there already"
@@ -203,15 +209,17 @@ target_state() {
 }
 
 # Whether there is something to delete before create.sh can make it again; a
-# request that waits would lose its place in the queue.
+# request that waits would lose its place in the queue, what is READY its training.
 target_is_lost() {
-  local found
-  found=$(describe queued-resources) || return
-  case ${found%%,*} in
-    '') [[ -n $(describe tpu-vm) ]] ;;
-    ACTIVE | FAILED | SUSPENDING | SUSPENDED) ;;
+  local request found
+  request=$(describe queued-resources) || return
+  case ${request%%,*} in
+    FAILED | SUSPENDING | SUSPENDED) return ;;
+    '' | ACTIVE) ;;
     *) return 1 ;;
   esac
+  found=$(describe tpu-vm) || return
+  [[ -n $request$found && $found != READY,* ]]
 }
 
 target_delete() {

@@ -70,6 +70,8 @@ target_state() {
   say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
 }
 
+# What up.sh asks for, as of a TPU VM.
+target_found() { if [[ -f $SLICE/slice ]]; then echo READY,; fi; }
 target_is_lost() { return 1; } # a folder is not
 
 target_delete() {

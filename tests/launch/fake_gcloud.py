@@ -38,15 +38,13 @@ with (folder / 'calls').open('a') as calls:
 slices, failures = load('slices.json', {}), load('failures.json', [])
 kind, verb, name = sys.argv[3:6]
 name = name if verb != 'scp' else sys.argv[6].partition(':')[0]
-for failure in failures:
-  part, code, message, state = failure
-  if part in line:
-    failures.remove(failure)
-    save('failures.json', failures)
-    if state is not None:
-      slices[name]['state'] = state
-      save('slices.json', slices)
-    fail(code, message)
+if failures and failures[0][0] in line:
+  _, code, message, state = failures.pop(0)
+  save('failures.json', failures)
+  if state is not None:
+    slices[name]['state'] = state
+    save('slices.json', slices)
+  fail(code, message)
 
 found = slices.get(name)
 is_queued = kind == 'queued-resources'

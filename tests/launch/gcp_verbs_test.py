@@ -13,6 +13,7 @@ from slices import (
   HERE,
   NO_CAPACITY,
   NO_QUOTA,
+  OFFLINE,
   ROOT,
   TRAINING,
   WAITING,
@@ -271,6 +272,16 @@ def test_a_setup_that_fails_says_whether_to_try_again(
   done = cloud.run('setup')
   assert done.returncode == expected
   assert said in done.stderr.splitlines()[-1]
+
+
+def test_a_laptop_that_is_offline_in_setup_does_not_take_the_slice_for_lost(
+  cloud,
+):
+  cloud.put(slices=ready(), failures=OFFLINE)
+  done = cloud.run('setup')
+  assert done.returncode == 1
+  assert 'gcloud cannot describe bert' in done.stderr
+  assert 'there is no such TPU VM' not in done.stderr
 
 
 def test_a_worker_that_never_comes_up_says_so(cloud):

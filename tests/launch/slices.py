@@ -21,6 +21,10 @@ NO_QUOTA = (
 )
 WAITING = 'WAITING_FOR_RESOURCES'
 DROPPED = 'ssh: Connection closed by remote host'
+OFFLINE = [
+  ['worker_setup', 255, DROPPED, None],
+  ['tpu-vm describe', 1, 'DNS', None],
+]
 
 
 class Cloud:

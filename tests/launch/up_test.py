@@ -1,7 +1,21 @@
 """What up.sh brings back, and what it leaves alone."""
 
 import pytest
-from slices import DROPPED, NO_CAPACITY, NO_QUOTA, TRAINING, WAITING, ready
+from slices import (
+  DROPPED,
+  NO_CAPACITY,
+  NO_QUOTA,
+  OFFLINE,
+  TRAINING,
+  WAITING,
+  ready,
+)
+
+COPY_FAILS = ['tpu-vm scp', 1, DROPPED, None]
+
+
+def up(cloud):
+  return cloud.run('up', '--accelerator=v6e-8', '--spot', '--yes', *TRAINING)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +73,48 @@ def test_up_gives_up_where_trying_again_is_no_use(cloud):
   done = cloud.run('up', '--accelerator=v6e-8', '--spot', *TRAINING)
   assert done.returncode == 2
   assert not cloud.calls('create')
+
+
+@pytest.mark.parametrize('state', ['running', 'waiting'])
+def test_up_takes_up_watching_what_trains(cloud, state):
+  cloud.put(slices=ready(), states=[state, 'running', 'done'])
+  done = up(cloud)
+  assert done.returncode == 0, done.stderr
+  assert not cloud.calls(' create ')
+  assert not cloud.calls('worker_setup')
+  assert len(cloud.calls(' delete ')) == 1  # at the end
+
+
+def test_up_never_deletes_a_slice_that_it_found_and_cannot_reach(cloud):
+  cloud.put(
+    slices=ready(), failures=[COPY_FAILS] * 5, states=['idle'] * 6 + ['done']
+  )
+  done = up(cloud)
+  assert done.returncode == 0, done.stderr
+  assert not cloud.calls(' create ')
+  assert len(cloud.calls(' delete ')) == 1  # at the end
+
+
+@pytest.mark.parametrize(
+  ('failures', 'made'),
+  [([COPY_FAILS] * 2, 1), ([COPY_FAILS] * 3, 2), (OFFLINE, 1)],
+)
+def test_up_makes_a_slice_again_after_three_failed_starts(
+  cloud, failures, made
+):
+  states = ['idle', 'idle', 'done']
+  cloud.put(failures=failures, states=states)
+  done = up(cloud)
+  assert done.returncode == 0, done.stderr
+  assert len(cloud.calls(' create ')) == made
+  assert len(cloud.calls(' delete ')) == made
+
+
+def test_up_does_not_start_for_ever_what_cannot_be_set_up(cloud):
+  failure = ['worker_setup', 2, 'no such package', None]
+  cloud.put(failures=[failure] * 4, states=['idle'])
+  done = up(cloud)
+  assert done.returncode == 1
+  assert 'gave up' in done.stderr.splitlines()[-1]
+  assert len(cloud.calls('worker_setup')) == 3
+  assert cloud.slices()
