@@ -229,7 +229,7 @@ target_delete() {
     kind=tpu-vm force=''
     found=$(describe $kind)
   fi
-  [[ -n $found ]] || die 1 "$NAME: there is nothing of this name in $ZONE"
+  [[ -n $found ]] || die 75 "$NAME: there is nothing of this name in $ZONE"
   check_label "$found"
   confirm "deletes $kind $NAME in $ZONE (${found%%,*}) and its disks"
   call "${TPUS[@]}" $kind delete "$NAME" --zone="$ZONE" --quiet ${force:+$force}

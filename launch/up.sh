@@ -88,4 +88,11 @@ while true; do
   delay=$((delay < 300 ? delay * 2 : 600))
   if ((tries == 0)) || target_is_lost; then "$LAUNCH/delete.sh" "${where[@]}" --yes || true; fi
 done
-if [[ $TARGET == gcp ]]; then "$LAUNCH/delete.sh" "${where[@]}" --yes ${QUEUED:+--queued}; fi
+if [[ $TARGET == local ]]; then exit; fi
+for _ in 1 2 3; do
+  code=0
+  "$LAUNCH/delete.sh" "${where[@]}" --yes ${QUEUED:+--queued} || code=$?
+  if ((code == 0 || code == 75)); then exit 0; fi # 75: gone
+  sleep 60
+done
+die 1 "$NAME: STILL EXISTS AND COSTS MONEY; to delete it: $(shown "$LAUNCH/delete.sh" "${where[@]}" --yes)"

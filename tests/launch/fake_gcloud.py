@@ -3,9 +3,9 @@
 
 $FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
 `failures.json`, a list of [part of the command line, code, message, slice's new
-state or null], each of which comes once, in order. A request in the queue has
-the states `queue`, one a look; without the last of them there is no VM. Every
-call warns on stderr; `copied` is the last package.
+state, GONE or null], each of which comes once, in order. A request in the queue
+has the states `queue`, one a look; without the last of them there is no VM.
+Every call warns on stderr; `copied` is the last package.
 """
 
 import json
@@ -43,6 +43,8 @@ if failures and failures[0][0] in line:
   save('failures.json', failures)
   if state is not None:
     slices[name]['state'] = state
+    if state == 'GONE':
+      del slices[name]
     save('slices.json', slices)
   fail(code, message)
 

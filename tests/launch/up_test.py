@@ -1,6 +1,9 @@
 """What up.sh brings back, and what it leaves alone."""
 
+import shlex
+
 import pytest
+import support
 from slices import (
   DROPPED,
   NO_CAPACITY,
@@ -118,3 +121,22 @@ def test_up_does_not_start_for_ever_what_cannot_be_set_up(cloud):
   assert 'gave up' in done.stderr.splitlines()[-1]
   assert len(cloud.calls('worker_setup')) == 3
   assert cloud.slices()
+
+
+@pytest.mark.parametrize(
+  ('failures', 'state', 'code'),
+  [(1, None, 0), (2, None, 0), (1, 'GONE', 0), (3, None, 1)],
+)
+def test_up_says_so_where_the_slice_cannot_be_deleted(
+  cloud, failures, state, code
+):
+  cloud.put(failures=[['tpu-vm delete', 1, 'DNS', state]] * failures)
+  done = up(cloud)
+  assert done.returncode == code, done.stderr
+  assert bool(cloud.slices()) == bool(code)
+  if code:
+    last = done.stderr.splitlines()[-1]
+    assert 'bert: STILL EXISTS AND COSTS MONEY' in last
+    command = shlex.split(last.partition('delete it: ')[2])
+    assert support.run(command, env=cloud.environment).returncode == 0
+    assert not cloud.slices()
