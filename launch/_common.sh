@@ -93,6 +93,10 @@ parse() { # FLAGS-OF-THIS-VERB "$@"
   # shellcheck source=/dev/null
   source "$LAUNCH/_$TARGET.sh"
   target_check
+  if [[ $VERB != run && $VERB != up ]]; then return; fi
+  ((${#TRAINING[@]})) ||
+    die 2 'nothing to train; after --, the arguments of td_flax.main: -- --config=FILE --workdir=DIR'
+  target_check_training
 }
 
 # Goes on only if --yes was given or the name is typed.

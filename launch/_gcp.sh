@@ -12,9 +12,18 @@ target_check() {
     die 1 'gcloud: not found; see https://cloud.google.com/sdk/docs/install'
 }
 
+target_check_training() {
+  local argument workdir=''
+  for argument in "${TRAINING[@]}"; do
+    if [[ $argument == --workdir=* ]]; then workdir=${argument#*=}; fi
+  done
+  [[ $workdir == gs://* ]] ||
+    die 2 "--workdir=$workdir: must be gs://BUCKET/PATH; the disks go with the slice"
+}
+
 # Prints `STATE,LABEL,WORKERS` of the TPU VM, or nothing where there is none.
 describe() { # tpu-vm|queued-resources
-  local fields='state,labels.td_flax,networkEndpoints.len()' output
+  local fields='state,labels.td_flax,networkEndpoints.len()' error
   if [[ $1 == queued-resources ]]; then
     fields='state.state,tpu.nodeSpec[0].node.labels.td_flax'
   fi
@@ -23,10 +32,10 @@ describe() { # tpu-vm|queued-resources
   if [[ -n $DRY_RUN ]]; then
     shown "$@" >&3
     echo "READY,$NAME,1"
-  elif output=$("$@" 2>&1); then
-    echo "$output"
-  elif [[ $output != *NOT_FOUND* && $output != *'not found'* ]]; then
-    die 1 "gcloud cannot describe $NAME: $(summary "$output")"
+  # What it prints goes on; what else it says, warnings too, is no answer.
+  elif ! { error=$("$@" 2>&1 >&4); } 4>&1 &&
+    [[ $error != *NOT_FOUND* && $error != *'not found'* ]]; then
+    die 1 "gcloud cannot describe $NAME: $(summary "$error")"
   fi
 }
 
@@ -40,12 +49,19 @@ check_label() { # `STATE,LABEL...`
     die 1 "$NAME: has no label td_flax=$NAME, so these scripts did not create it; left alone"
 }
 
+# What describe says of the TPU VM, if these scripts made it.
+target_found() {
+  local found
+  found=$(describe tpu-vm) || exit # as `|| CODE` of a caller turns set -e off
+  [[ -z $found ]] || check_label "$found"
+  printf '%s\n' "$found"
+}
+
 # Returns where the slice is usable.
 require_ready() {
   local found
-  found=$(describe tpu-vm)
+  found=$(target_found) || exit
   [[ -n $found ]] || die 75 "$NAME: there is no such TPU VM in $ZONE"
-  check_label "$found"
   [[ ${found%%,*} == READY ]] ||
     die 75 "$NAME: is ${found%%,*}, not READY (preempted slices must be created again)"
 }
@@ -70,9 +86,8 @@ target_create() {
         wait_for_queue
       fi
     fi
-    found=$(describe tpu-vm)
+    found=$(target_found)
     if [[ -n $found ]]; then
-      check_label "$found"
       [[ ${found%%,*} == READY ]] ||
         die 75 "$NAME: exists and is ${found%%,*}; delete it first"
       say "$NAME: is there already"
@@ -143,13 +158,16 @@ remote() { # WHICH COMMAND
 }
 
 target_setup() {
-  local tree output expected ready
+  local tree output expected ready git
   require_ready
   ARCHIVE=${TMPDIR:-/tmp}/td_flax-$NAME.tar.gz
-  trap 'call rm -f "$ARCHIVE"' EXIT
-  # With what is not committed, where there is any: then this prints a commit.
-  tree=$(call git -C "$ROOT" stash create 2>/dev/null || true)
-  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-HEAD}"
+  trap 'call rm -f "$ARCHIVE" "$ARCHIVE.index"' EXIT
+  # All that git does not ignore, committed or not; the user's index stays as it is.
+  git=(env GIT_INDEX_FILE="$ARCHIVE.index" git -C "$ROOT")
+  call "${git[@]}" read-tree HEAD
+  call "${git[@]}" add --all
+  tree=$(call "${git[@]}" write-tree)
+  call git -C "$ROOT" archive --format=tar.gz --output="$ARCHIVE" "${tree:-TREE}"
   call "${TPUS[@]}" tpu-vm scp "$ARCHIVE" "$NAME:td_flax.tar.gz" --zone="$ZONE" --worker=all || {
     require_ready
     die 75 "$NAME: the package could not be copied to all workers"
@@ -174,12 +192,6 @@ target_worker() { # WHICH VERB NAME [ARGUMENTS...]
 }
 
 target_run() {
-  local argument workdir=''
-  for argument in "${TRAINING[@]}"; do
-    if [[ $argument == --workdir=* ]]; then workdir=${argument#*=}; fi
-  done
-  [[ $workdir == gs://* ]] ||
-    die 2 "--workdir=$workdir: must be gs://BUCKET/PATH; the disks go with the slice"
   require_ready
   worker all start --port="$PORT" -- "${TRAINING[@]}"
 }
@@ -197,15 +209,17 @@ target_state() {
 }
 
 # Whether there is something to delete before create.sh can make it again; a
-# request that waits would lose its place in the queue.
+# request that waits would lose its place in the queue, what is READY its training.
 target_is_lost() {
-  local found
-  found=$(describe queued-resources) || return
-  case ${found%%,*} in
-    '') [[ -n $(describe tpu-vm) ]] ;;
-    ACTIVE | FAILED | SUSPENDING | SUSPENDED) ;;
+  local request found
+  request=$(describe queued-resources) || return
+  case ${request%%,*} in
+    FAILED | SUSPENDING | SUSPENDED) return ;;
+    '' | ACTIVE) ;;
     *) return 1 ;;
   esac
+  found=$(describe tpu-vm) || return
+  [[ -n $request$found && $found != READY,* ]]
 }
 
 target_delete() {
@@ -215,7 +229,7 @@ target_delete() {
     kind=tpu-vm force=''
     found=$(describe $kind)
   fi
-  [[ -n $found ]] || die 1 "$NAME: there is nothing of this name in $ZONE"
+  [[ -n $found ]] || die 75 "$NAME: there is nothing of this name in $ZONE"
   check_label "$found"
   confirm "deletes $kind $NAME in $ZONE (${found%%,*}) and its disks"
   call "${TPUS[@]}" $kind delete "$NAME" --zone="$ZONE" --quiet ${force:+$force}

@@ -10,6 +10,8 @@ target_check() {
   PYTHON=${PYTHON:-python3}
 }
 
+target_check_training() { :; }
+
 require_slice() {
   if [[ -n $DRY_RUN && ! -f $SLICE/slice ]]; then return; fi
   [[ -d $SLICE ]] || die 75 "$NAME: there is no $SLICE; create.sh makes it"
@@ -68,6 +70,8 @@ target_state() {
   say "$NAME: $PROCESSES processes of $DEVICES devices, in $SLICE"
 }
 
+# What up.sh asks for, as of a TPU VM.
+target_found() { if [[ -f $SLICE/slice ]]; then echo READY,; fi; }
 target_is_lost() { return 1; } # a folder is not
 
 target_delete() {

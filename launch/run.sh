@@ -4,6 +4,4 @@
 #   run.sh NAME --zone=ZONE [--port=8476] [--dry-run] -- --config=FILE --workdir=gs://...
 source "$(dirname "$0")/_common.sh"
 parse 'zone port' "$@"
-((${#TRAINING[@]})) ||
-  die 2 'nothing to train; after --, the arguments of td_flax.main: -- --config=FILE --workdir=DIR'
 target_run

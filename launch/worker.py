@@ -92,8 +92,12 @@ class Worker:
   def hold(self) -> Any:
     """Takes the lock until the process ends."""
     file = self._lock('a')
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
+    for _ in range(100):  # who asks whether it is held has it for a moment
+      with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+      time.sleep(0.01)
+    sys.exit(f'error: {self.folder}: another process runs it')
 
   def _lock(self, mode: str) -> Any:
     return (self.folder / 'lock').open(mode)

@@ -3,13 +3,15 @@
 
 $FAKE_GCLOUD holds `calls`, a line each; `slices.json`, by name; and
 `failures.json`, a list of [part of the command line, code, message, slice's new
-state or null], each of which comes once, in order. A request in the queue has
-the states `queue`, one a look; without the last of them there is no VM.
+state, GONE or null], each of which comes once, in order. A request in the queue
+has the states `queue`, one a look; without the last of them there is no VM.
+Every call warns on stderr; `copied` is the last package.
 """
 
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 folder = pathlib.Path(os.environ['FAKE_GCLOUD'])
@@ -29,21 +31,22 @@ def fail(code, message):
   sys.exit(code)
 
 
+sys.stderr.write('WARNING: This command acts as x@y, with its roles.\n')
 line = ' '.join(sys.argv[1:])
 with (folder / 'calls').open('a') as calls:
   calls.write(line + '\n')
 slices, failures = load('slices.json', {}), load('failures.json', [])
 kind, verb, name = sys.argv[3:6]
 name = name if verb != 'scp' else sys.argv[6].partition(':')[0]
-for failure in failures:
-  part, code, message, state = failure
-  if part in line:
-    failures.remove(failure)
-    save('failures.json', failures)
-    if state is not None:
-      slices[name]['state'] = state
-      save('slices.json', slices)
-    fail(code, message)
+if failures and failures[0][0] in line:
+  _, code, message, state = failures.pop(0)
+  save('failures.json', failures)
+  if state is not None:
+    slices[name]['state'] = state
+    if state == 'GONE':
+      del slices[name]
+    save('slices.json', slices)
+  fail(code, message)
 
 found = slices.get(name)
 is_queued = kind == 'queued-resources'
@@ -67,6 +70,8 @@ elif verb == 'describe':
 elif verb == 'delete':
   del slices[name]
   save('slices.json', slices)
+elif verb == 'scp':
+  shutil.copy(sys.argv[5], folder / 'copied')
 elif 'worker_setup.sh' in line:
   print('\n'.join(f'ready: host-{i}' for i in range(found.get('up', 2))))
 elif 'worker.py status' in line:

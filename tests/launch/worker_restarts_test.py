@@ -1,6 +1,7 @@
 """What a worker restarts, with a training that ends as it is told."""
 
 import contextlib
+import fcntl
 import http.server
 import json
 import os
@@ -8,6 +9,7 @@ import pathlib
 import shutil
 import sys
 import threading
+import time
 
 import pytest
 import support
@@ -140,6 +142,29 @@ def test_stop_lets_it_save_and_start_goes_on(worker):
   assert 'was not running' in worker.run('stop').stdout
   worker.start('0')
   worker.until('done')
+
+
+def test_it_starts_though_others_ask_all_the_time_how_it_is(worker):
+  worker.start('0')
+  worker.until('done')
+  over = threading.Event()
+
+  def ask():
+    with (worker.folder / 'lock').open() as file:
+      while not over.is_set():
+        fcntl.flock(file, fcntl.LOCK_SH)
+        time.sleep(0.2)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        time.sleep(0.05)
+
+  asking = threading.Thread(target=ask)
+  asking.start()
+  try:
+    worker.start('0')
+    worker.until('done')
+  finally:
+    over.set()
+    asking.join()
 
 
 def test_several_processes_are_told_of_each_other(worker):
