@@ -176,7 +176,7 @@ class Learner(abc.ABC):
     grads, (sums, observed) = self.devices.sum(summed)
     return self._update(state, grads, sums, observed)
 
-  def _split(self, x: Int[Array, 'B *N']) -> Int[Array, 'M B/M *N']:
+  def _split(self, x: Int[Array, 'B ...']) -> Int[Array, 'M B/M ...']:
     """Cuts rows into microbatches, each with rows of every device."""
     shards, parts = self.devices.shards, self.config.train.microbatches
     chex.assert_is_divisible(x.shape[0], shards * parts)
