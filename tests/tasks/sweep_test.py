@@ -1,6 +1,7 @@
 """Runs of a sweep: what they learn from, leave behind and go on with."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -257,7 +258,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
   whole = sweep.run(config, tmp_path / 'whole', task, found, engine)
   cut = tmp_path / 'cut'
   with monkeypatch.context() as patch:
-    patch.setattr(preemption.StopRequest, 'requested', lambda _, i: i == 5)
+    steps = itertools.count(1)
+    patch.setattr(
+      preemption.StopRequest, 'requested', lambda _: next(steps) == 5
+    )
     with pytest.raises(errors.Stopped, match='after step 5'):
       sweep.run(config, cut, task, found, engine)
   assert not (cut / 'results.json').exists()
