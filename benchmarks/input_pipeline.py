@@ -140,6 +140,7 @@ def _measure_reading(
   counts = np.ones(model.vocab_size, np.int64)
   manifest = {
     'format_version': dataset.FORMAT_VERSION,
+    'request': {},
     'sequence_length': options.sequence_length,
     'eval_sources': [],
     'tokenizer': {'fingerprint': model.fingerprint},

@@ -14,7 +14,9 @@ def test_a_run_is_finished_when_its_summary_is_whole(tmp_path, make_config):
   workdir = Workdir(tmp_path / runs.FOLDER / run.folder)
   assert runs.finished(tmp_path, {run: config}) == []
   workdir.path.mkdir(parents=True)
-  workdir.claim(config, {}, types.SimpleNamespace(save=lambda folder: None))
+  workdir.claim(
+    config, {}, types.SimpleNamespace(file='x', save=lambda folder: None)
+  )
   for text, done in (
     ('{"step": 2', []),  # cut off
     ('{"step": 10}', []),
@@ -29,7 +31,7 @@ def test_a_run_of_other_rows_is_refused(tmp_path, make_config):
   run = Run('plain', 20, 1)
   workdir = Workdir(tmp_path / runs.FOLDER / run.folder)
   workdir.path.mkdir(parents=True)
-  tokenizer = types.SimpleNamespace(save=lambda folder: None)
+  tokenizer = types.SimpleNamespace(file='x', save=lambda folder: None)
   ours, theirs = ({'tokenizer': 'a', 'dataset': x} for x in 'bc')
   workdir.claim(config, ours, tokenizer)
   workdir.summary_json.write_text('{"step": 20, "last_eval_loss": 1.0}')
