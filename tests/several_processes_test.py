@@ -13,16 +13,12 @@ NUM_STEPS = 20
 
 def options(folder, workdir, **overrides):
   values = {
-    'data.files': folder / 'corpus.txt',
-    'data.dir': folder / 'packed',
-    'data.vocab_size': 340,
     'train.num_steps': NUM_STEPS,
     'eval.every': NUM_STEPS,
     'checkpoint.every': NUM_STEPS,
     'log.every': 1,
   }
-  values |= {k.replace('__', '.'): v for k, v in overrides.items()}
-  return [*small_run.options(values), f'--workdir={workdir}']
+  return small_run.on_corpus(folder, workdir, values, overrides)
 
 
 def training(folder, workdir, **overrides):

@@ -22,6 +22,20 @@ def options(values):
   ]
 
 
+def on_corpus(folder, workdir, values, overrides):
+  """Options of a run on `folder`'s corpus.txt, packed beside it.
+
+  `overrides` are more values, with keys as `drop__keep`.
+  """
+  corpus = {
+    'data.files': folder / 'corpus.txt',
+    'data.dir': folder / 'packed',
+    'data.vocab_size': 340,
+  }
+  changes = {k.replace('__', '.'): v for k, v in overrides.items()}
+  return [*options(corpus | values | changes), f'--workdir={workdir}']
+
+
 def write_corpus(path, documents=160):
   """Documents of invented words, the same each time."""
   rng = random.Random(0)

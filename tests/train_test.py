@@ -40,16 +40,12 @@ runpy.run_module('td_flax.main', run_name='__main__', alter_sys=True)
 
 def options(workspace, workdir, **overrides):
   values = {
-    'data.files': workspace / 'corpus.txt',
-    'data.dir': workspace / 'packed',
-    'data.vocab_size': 340,
     'train.num_steps': NUM_STEPS,
     'eval.every': 40,
     'checkpoint.every': 20,
     'log.every': 7,
   }
-  values |= {k.replace('__', '.'): v for k, v in overrides.items()}
-  return [*small_run.options(values), f'--workdir={workdir}']
+  return small_run.on_corpus(workspace, workdir, values, overrides)
 
 
 def arguments(workspace, workdir, **overrides):
