@@ -127,7 +127,11 @@ def start(worker: Worker, count: int, coordinator: str, job: list[str]) -> int:
   supervise = [sys.executable, __file__, 'supervise', worker.name]
   supervise += [f'--home={worker.folder.parents[1]}', f'--index={worker.index}']
   session = f'td_flax-{worker.name}-{worker.index}'
+  until = time.monotonic() + SECONDS_TO_START
   try:
+    # That of the last supervisor ends a moment after it has let go of the lock.
+    while _has_session(session) and time.monotonic() < until:
+      time.sleep(0.1)
     subprocess.run(
       ['tmux', 'new-session', '-d', '-s', session, shlex.join(supervise)],
       check=True,
@@ -136,7 +140,6 @@ def start(worker: Worker, count: int, coordinator: str, job: list[str]) -> int:
     worker.set('idle')
     worker.say(f'error: tmux cannot start it: {error}')
     return 1
-  until = time.monotonic() + SECONDS_TO_START
   while worker.state()['state'] == 'lost':  # nobody supervises it yet
     if time.monotonic() > until:
       worker.say(f'error: did not start in tmux; try: {shlex.join(supervise)}')
@@ -144,6 +147,13 @@ def start(worker: Worker, count: int, coordinator: str, job: list[str]) -> int:
     time.sleep(0.1)
   worker.say(f'started; log: {worker.log}; attach: tmux attach -t {session}')
   return 0
+
+
+def _has_session(name: str) -> bool:
+  command = ['tmux', 'has-session', '-t', f'={name}']
+  return not subprocess.run(
+    command, capture_output=True, check=False
+  ).returncode
 
 
 def supervise(worker: Worker) -> int:

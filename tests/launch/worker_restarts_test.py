@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -165,6 +166,16 @@ def test_it_starts_though_others_ask_all_the_time_how_it_is(worker):
   finally:
     over.set()
     asking.join()
+
+
+def test_it_starts_though_the_last_session_is_only_just_ending(worker):
+  subprocess.run(
+    ['tmux', 'new-session', '-d', '-s', 'td_flax-bert-0', 'sleep 2'],
+    env=worker.environment,
+    check=True,
+  )
+  worker.start('0')
+  worker.until('done')
 
 
 def test_several_processes_are_told_of_each_other(worker):
