@@ -11,13 +11,12 @@ the fast tokenizer; BPE and unigram models are trained on other lines of it.
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import pathlib
-import platform
 import pydoc_data.topics
 import random
+import sys
 from typing import Any
 
 import jax
@@ -145,12 +144,8 @@ def main() -> None:
     'tokenizers': compare_tokenizers(
       options.text, options.vocab, options.lines
     ),
-    'transformers': transformers.__version__,
+    **machine.facts(['python', *sys.argv], 'transformers', 'torch'),
     'tokenizers_version': tokenizers.__version__,
-    'machine': machine.cpu(),
-    'jax': jax.__version__,
-    'python': platform.python_version(),
-    'date': datetime.date.today().isoformat(),
   }
   print(json.dumps(result, indent=1, ensure_ascii=False))
   if options.json:

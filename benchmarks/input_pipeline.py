@@ -14,12 +14,9 @@ seconds of CPU time are given too: a busy machine distorts them less.
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import pathlib
-import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -27,7 +24,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import sentencepiece
 
 from td_flax import artifacts, errors, layout
 from td_flax.compare import machine
@@ -47,26 +43,16 @@ _TRAINING_BYTES = 10 * 10**6
 def main() -> None:
   """Measures, prints the table and writes the JSON."""
   options = _options()
+  ran_on = machine.facts(['python', *sys.argv], 'numpy', 'sentencepiece')
   core = _hold_to_one_core()
   with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
     folder = pathlib.Path(scratch)
     packing = _measure_packing(options, folder)
     reading = _measure_reading(options, folder)
   result = {
-    'command': shlex.join(['python', *sys.argv]),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'machine': {
-      'cpu': machine.cpu(),
-      'cores': os.cpu_count(),
-      'core_used': core,
-      'load_average': os.getloadavg()[0],
-      'system': platform.platform(),
-    },
-    'versions': {
-      'python': platform.python_version(),
-      'numpy': np.__version__,
-      'sentencepiece': sentencepiece.__version__,
-    },
+    **ran_on,
+    'core_used': core,
+    'load_average': os.getloadavg()[0],
     'reading': reading,
     'packing': packing,
   }
@@ -278,11 +264,11 @@ def _table(result: dict[str, Any]) -> str:
         f'  {name:<22}{figures["per_second"]:>14{digits}}   {quartiles:^21} '
         f'{figures["per_cpu_second"]:>16{digits}}'
       )
-  ran_on = result['machine']
-  versions = ', '.join(f'{k} {v}' for k, v in result['versions'].items())
   lines.append(
-    f'one core of {ran_on["cpu"]} (load average '
-    f'{ran_on["load_average"]:.1f} on {ran_on["cores"]} cores); {versions}'
+    f'one core of {result["machine"]} (load average '
+    f'{result["load_average"]:.1f} on {result["cores"]} cores); '
+    f'Python {result["python"]}, numpy {result["numpy"]}, '
+    f'sentencepiece {result["sentencepiece"]}'
   )
   return '\n'.join(lines)
 

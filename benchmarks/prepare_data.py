@@ -13,10 +13,8 @@ and per second of CPU time, which a busy machine distorts less.
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import json
 import pathlib
-import platform
 import resource
 import sys
 import tempfile
@@ -24,7 +22,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import sentencepiece
 
 from td_flax import config, errors
@@ -118,18 +115,7 @@ def _measure(
     for step in range(_NUM_BATCHES):
       batches.batch(step)
   return {
-    'command': ' '.join(sys.argv),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'machine': {
-      'cpu': machine.cpu(),
-      'usable_cores': workers.usable_cores(),
-      'system': platform.platform(),
-    },
-    'versions': {
-      'python': platform.python_version(),
-      'numpy': np.__version__,
-      'sentencepiece': sentencepiece.__version__,
-    },
+    **machine.facts(['python', *sys.argv], 'numpy', 'sentencepiece'),
     'workers': num_workers,
     'text_mb': packed_mb,
     'rows': len(packed.train) + len(packed.eval),
@@ -199,8 +185,9 @@ def _table(result: dict[str, Any]) -> str:
     f'{seconds["tokenizer_training"]:.1f} s (not counted).\n'
     f'Reading shuffled batches of {_BATCH_SIZE}: '
     f'{result["batches_rows_per_second"]:,.0f} rows/s.\n'
-    f'{result["machine"]["cpu"]}, {result["machine"]["usable_cores"]} cores; '
-    + ', '.join(f'{k} {v}' for k, v in result['versions'].items())
+    f'{result["machine"]}, {result["cores"]} cores; '
+    f'Python {result["python"]}, numpy {result["numpy"]}, '
+    f'sentencepiece {result["sentencepiece"]}'
   )
   return '\n'.join(lines)
 

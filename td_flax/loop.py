@@ -223,7 +223,7 @@ class _Run:
     self.writer = None
     if jax.process_index() == 0:
       self.writer = metrics.Writer(
-        workdir.path,
+        workdir,
         resume_step=self.resumed_from,
         tensorboard=config.log.tensorboard,
       )

@@ -100,7 +100,7 @@ class Writer:
   it.
 
   Args:
-    path: the workdir.
+    workdir: of the run.
     resume_step: the step that the run goes on from: later rows of the run
       before it are cut. None is a fresh run: no row is left.
     tensorboard: also write TensorBoard's event files.
@@ -108,12 +108,11 @@ class Writer:
 
   def __init__(
     self,
-    path: pathlib.Path,
+    workdir: Workdir,
     *,
     resume_step: int | None,
     tensorboard: bool,
   ) -> None:
-    workdir = Workdir(path)
     self._path = workdir.metrics_jsonl
     self._first_step = 0 if resume_step is None else resume_step + 1
     self._last_step = self._first_step - 1

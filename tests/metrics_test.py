@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from td_flax import errors, metrics
+from td_flax.workdir import Workdir
 
 
 def step_metrics(loss=8.0, weight=4.0, correct=1.0, norm=2.0, skipped=0, run=0):
@@ -111,7 +112,9 @@ def writer(tmp_path):
 
   def open_(resume_step=None, tensorboard=False):
     made.append(
-      metrics.Writer(tmp_path, resume_step=resume_step, tensorboard=tensorboard)
+      metrics.Writer(
+        Workdir(tmp_path), resume_step=resume_step, tensorboard=tensorboard
+      )
     )
     return made[-1]
 
@@ -152,12 +155,12 @@ def test_a_step_has_one_row(writer):
 def test_a_resumed_run_has_every_step_once(
   tmp_path_factory, steps, resume, half
 ):
-  workdir = tmp_path_factory.mktemp('run')
+  workdir = Workdir(tmp_path_factory.mktemp('run'))
   first = metrics.Writer(workdir, resume_step=None, tensorboard=False)
   for step in sorted(steps):
     first.write(step, {'a': step / 3})
   first.close()
-  path = workdir / 'metrics.jsonl'
+  path = workdir.metrics_jsonl
   with path.open('a') as file:  # killed in the middle of a row
     file.write('{"step": 3, "train/loss": 0.25}'[:half])
   second = metrics.Writer(workdir, resume_step=resume, tensorboard=False)
