@@ -54,6 +54,9 @@ def find(program: hlo.Program, num_devices: int) -> Iterator[Collective]:
   several fusions; those parts share a channel.
   """
   woven = set()
+  asynchronous = {
+    name for start in program.find('async-start') for name in start.called
+  }
   for computation, outer, times in program.executed():
     for where, instruction in program.inside(computation, outer):
       opcode = kind(instruction.opcode)
@@ -72,6 +75,7 @@ def find(program: hlo.Program, num_devices: int) -> Iterator[Collective]:
         times,
         overlaps=instruction.opcode.endswith('-start')
         or outer.opcode == 'fusion'
+        or computation in asynchronous
         or 'async_collective_name' in instruction.attributes,
       )
 

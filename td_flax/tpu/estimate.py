@@ -8,8 +8,9 @@ sends over the bandwidth of the links that it uses.
 
 Operations follow one another on a TPU core, so their seconds add up; copies
 between HBM and vector memory that are started early (`copy-start`,
-`slice-start`) and collectives that the compiler overlaps do not. What all of
-them move through HBM is a floor for the step nevertheless.
+`slice-start`) and collectives that the compiler overlaps do not. What all but
+collectives move through HBM is a floor for what they take together. Collectives
+that everything waits for come on top of it.
 """
 
 import collections
@@ -118,16 +119,16 @@ def estimate(program: hlo.Program, slice_: aot.Topology) -> Estimate:
     / slice_.ring_bandwidth
     for overlaps in (False, True)
   )
+  hbm_seconds = moved / chip.hbm_bandwidth
+  work = max(sum(by_kind.values()), hbm_seconds, overlapped)
   by_kind['collectives'] = exposed
   return Estimate(
-    seconds=max(
-      sum(by_kind.values()), overlapped + exposed, moved / chip.hbm_bandwidth
-    ),
+    seconds=work + exposed,
     by_kind=by_kind,
     compiler_share=compiler / max(sum(by_kind.values()), 1e-12),
     flops=flops,
     hbm_traffic=moved,
-    hbm_seconds=moved / chip.hbm_bandwidth,
+    hbm_seconds=hbm_seconds,
     collectives=found,
     overlapped_seconds=overlapped,
     ops={

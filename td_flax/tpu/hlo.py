@@ -35,7 +35,7 @@ VIEWS = frozenset(
   (
     *('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast'),
     *('after-all', 'partition-id', 'replica-id', 'opt-barrier'),
-    *('copy-done', 'slice-done', 'async-done', 'async-update', 'call-done'),
+    'async-update',
   )
 )
 # Custom calls that only tell the compiler something.
@@ -128,7 +128,8 @@ class Instruction:
   @property
   def is_free(self) -> bool:
     """It only names or describes what is there."""
-    return self.opcode in VIEWS or self.target in _NOTES
+    is_end = self.opcode.endswith('-done')  # of what was started
+    return is_end or self.opcode in VIEWS or self.target in _NOTES
 
   @property
   def bytes(self) -> int:

@@ -152,6 +152,32 @@ def test_an_async_pair_is_one_collective(program):
   )
 
 
+def test_the_end_of_an_async_collective_moves_nothing(program):
+  assert [
+    traffic.hbm_bytes(program, computation, instruction)
+    for computation, instruction, _ in program.executed()
+    if instruction.name == 'reduced'
+  ] == [0]
+
+
+def test_a_collective_that_is_wrapped_to_be_asynchronous_overlaps():
+  program = hlo.Program("""HloModule m
+
+%wrapped (p: f32[8]) -> f32[64] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %g = f32[64]{0} all-gather(%p), channel_id=3, replica_groups=[1,8]<=[8]
+}
+
+ENTRY %main (a: f32[8]) -> f32[64] {
+  %a = f32[8]{0} parameter(0)
+  %begun = ((f32[8]{0}), f32[64]{0}, u32[]) async-start(%a), calls=%wrapped
+  ROOT %done = f32[64]{0} async-done(%begun)
+}
+""")
+  (found,) = collectives.find(program, 8)
+  assert found.overlaps
+
+
 def test_a_collective_woven_into_two_fusions_is_one():
   woven = """HloModule m
 
@@ -164,13 +190,6 @@ def test_a_collective_woven_into_two_fusions_is_one():
   %q = f32[8]{0} parameter(0)
   ROOT %g.2 = f32[64]{0} all-gather(%q), channel_id=3, replica_groups=[1,8]<=[8]
 }
-
-%offloaded (table: f32[300], ids: s32[8], by: f32[8]) -> f32[300] {
-  %table = f32[300]{0} parameter(0)
-  %ids = s32[8]{0} parameter(1)
-  %by = f32[8]{0} parameter(2)
-  ROOT %scattered = f32[300]{0} scatter(%table, %ids, %by), to_apply=%add
-}, execution_thread="sparsecore"
 
 ENTRY %main (a: f32[8]) -> f32[64] {
   %a = f32[8]{0} parameter(0)
