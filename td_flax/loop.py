@@ -23,6 +23,7 @@ from td_flax import (
   parallel,
   preemption,
   progress,
+  saved,
 )
 from td_flax.config import Config
 from td_flax.data.pipeline import Pipeline
@@ -207,8 +208,9 @@ class _Run:
     chip = chips.chip_of(engine.devices[0].device_kind)
     self.speed = Speed(peak_flops=chip and chip.peak_flops * engine.num_devices)
     # Here, where nothing is written yet: weights to start from may be unusable.
-    is_new = not workdir.config_json.exists()
-    self.state = self._fresh() if is_new else None
+    with workdir.clear_errors():
+      has_steps = saved.steps(workdir.checkpoints)
+    self.state = None if has_steps else self._fresh()
 
   def _open(self) -> None:
     """Begins to use the folder."""

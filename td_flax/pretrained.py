@@ -169,9 +169,7 @@ class OfRun(Pretrained):
 
   def __init__(self, workdir: Workdir, where: str, step: str, source: str):
     self.where = where
-    has_steps = workdir.checkpoints.is_dir() and saved.steps(
-      workdir.checkpoints
-    )
+    has_steps = saved.steps(workdir.checkpoints)
     if not (has_steps and workdir.config_json.exists()):
       raise errors.CheckpointError(
         f'{where}: neither a workdir with checkpoints, nor one of its '

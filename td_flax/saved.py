@@ -81,9 +81,14 @@ class Writer:
 def steps(directory: pathlib.Path) -> list[int]:
   """The finished steps in `directory`, oldest first; not yet verified.
 
+  Args:
+    directory: none is there where it is missing.
+
   Raises:
-    OSError: there is no such directory.
+    OSError: it cannot be read.
   """
+  if not directory.is_dir():
+    return []
   names = [path.name for path in directory.iterdir()]
   return sorted(int(x) for x in names if x.isdecimal() and str(int(x)) == x)
 

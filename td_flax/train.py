@@ -63,14 +63,14 @@ def train(
       progress.write_line(note)
   workdir = Workdir(path)
   workdir.check(config)
+  if config.train.init_from and not workdir.config_json.exists():
+    _initial(config)  # a mistake is told before hours of packing
   packed = _packed(config, workdir, arguments)
   fingerprints = {
     'tokenizer': packed.tokenizer.fingerprint,
     'dataset': packed.fingerprint,
   }
   workdir.check(config, fingerprints)
-  if config.train.init_from and not workdir.config_json.exists():
-    _initial(config).check(config, fingerprints['tokenizer'])
   pretraining = _Pretraining(config, packed, engine)
   with loop.run(
     config, workdir, engine, pretraining, fingerprints, packed.tokenizer
@@ -184,9 +184,11 @@ class _Pretraining:
 
   def initial(self, params: Any) -> Any:
     """The parameters to start from, given fresh ones."""
-    if self._config.train.init_from:
-      return _initial(self._config).params(params)
-    return params
+    if not self._config.train.init_from:
+      return params
+    found = _initial(self._config)
+    found.check(self._config, self._packed.tokenizer.fingerprint)
+    return found.params(params)
 
   def row(self, state: TrainState) -> dict[str, float]:
     """What dropping is like now."""

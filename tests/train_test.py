@@ -11,8 +11,10 @@ import small_run
 import support
 from flax import nnx
 
-from td_flax import saved
+from td_flax import errors, saved, train
+from td_flax.data import prepare
 from td_flax.model import bert
+from td_flax.workdir import Workdir
 
 NUM_STEPS = 300
 # Differs between equal runs: what a clock measured.
@@ -357,12 +359,9 @@ def test_training_can_start_from_another_runs_parameters(whole, workspace):
   assert list((workdir / 'profile').rglob('*.pb'))
 
 
-def test_damaged_weights_to_start_from_leave_no_workdir(
-  workspace, tmp_path, make_config, save_run
-):
-  from td_flax import errors, train
-  from td_flax.data import prepare
-
+@pytest.fixture
+def continuing(workspace, tmp_path, make_config, save_run):
+  """A config that starts from a run, its packed dataset, and that run."""
   config = make_config(
     data__files=str(workspace / 'corpus.txt'),
     data__dir=str(tmp_path / 'packed'),
@@ -373,9 +372,40 @@ def test_damaged_weights_to_start_from_leave_no_workdir(
   size = packed.tokenizer.vocab_size
   params = nnx.split(bert.Bert(config.model, size, nnx.Rngs(0)))[1]
   source = save_run(tmp_path / 'source', config, packed.tokenizer, params)
+  return config, packed, source
+
+
+def test_damaged_weights_to_start_from_leave_no_workdir(continuing, tmp_path):
+  config, _, source = continuing
   state = source.checkpoints / '10' / 'state'
   for file in filter(pathlib.Path.is_file, state.rglob('*')):
     file.write_bytes(file.read_bytes()[:-1])
   with pytest.raises(errors.CheckpointError, match='checkpoints/10'):
     train.train(config, tmp_path / 'continued')
   assert not (tmp_path / 'continued').exists()
+
+
+def test_weights_are_checked_until_there_is_a_checkpoint(continuing, tmp_path):
+  config, packed, source = continuing
+  prints = {
+    'tokenizer': packed.tokenizer.fingerprint, 'dataset': packed.fingerprint
+  }  # fmt: skip
+  # Killed before its first checkpoint.
+  Workdir(tmp_path / 'continued').claim(config, prints, packed.tokenizer)
+  content = json.loads(source.config_json.read_text())
+  content['config']['model.norm_eps'] = 1e-3
+  source.config_json.write_text(json.dumps(content))
+  with pytest.raises(errors.CheckpointError, match='another model: model'):
+    train.train(config, tmp_path / 'continued')
+
+
+def test_weights_to_start_from_are_looked_for_before_the_text_is_packed(
+  workspace, tmp_path, make_config
+):
+  config = make_config(
+    data__files=str(workspace / 'corpus.txt'),
+    train__init_from=str(tmp_path / 'nowhere'),
+  )
+  with pytest.raises(errors.ConfigError, match='does not exist'):
+    train.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
