@@ -4,8 +4,8 @@
       --config.data.files='my_texts/*.jsonl.xz' --workdir=runs/mine
 
 `data.files` takes globs of .txt and .jsonl files (also .gz .xz .bz2 .zst) and
-`tfds:NAME`, several of them with commas, each with a weight if you like. Every
-hundredth document is held out unless `data.eval_files` is given.
+`tfds:NAME`, several of them with commas, each with a weight if you like. About
+one document of a hundred is held out unless `data.eval_files` is given.
 """
 
 from td_flax import config as config_lib

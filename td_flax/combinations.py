@@ -1,5 +1,6 @@
 """Which values of a config cannot work together."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from td_flax import errors
@@ -67,6 +68,16 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
     'train.microbatches',
     f'a divisor of train.batch_size={train.batch_size}',
   )
+  for key, off in (
+    ('policy', 'none'),
+    ('stages', ''),
+    ('consistency_every', 0),
+  ):
+    require(
+      not config.task.name or getattr(config.drop, key) == off,
+      f'drop.{key}',
+      f'{off!r}: fine-tuning sends all tokens through all layers',
+    )
   names = policies.names()
   require(
     config.drop.policy in names, 'drop.policy', f'one of {", ".join(names)}'
@@ -85,11 +96,9 @@ def check(config: 'Config', values: dict[str, Any]) -> None:
     '0 without train.predicted_only_last_layer',
   )
   if train.profile_steps:
-    start, _, stop = train.profile_steps.partition(':')
+    steps = re.fullmatch(r'(\d{1,10}):(\d{1,10})', train.profile_steps)
     require(
-      start.isdecimal()
-      and stop.isdecimal()
-      and int(start) < int(stop) <= train.num_steps,
+      bool(steps) and int(steps[1]) < int(steps[2]) <= train.num_steps,
       'train.profile_steps',
       "two steps START:STOP up to train.num_steps, for example '10:13'",
     )

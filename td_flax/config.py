@@ -146,7 +146,9 @@ class OptimizerConfig:
 class TrainConfig:
   """How long, how much at once, from where."""
 
-  num_steps: int = fields.at_least(1_000_000, 1)
+  num_steps: int = fields.rule(
+    1_000_000, 'from 1 to below 2**31', lambda x: 1 <= x < 2**31
+  )
   # Rows per update over all devices.
   batch_size: int = fields.at_least(512, 1)
   # Gradient accumulation: each device's rows in this many parts.
@@ -244,7 +246,12 @@ class TaskConfig:
 class Config:
   """One experiment."""
 
-  name: str = 'unnamed'
+  # The folder under `runs/` where no other is given.
+  name: str = fields.rule(
+    'unnamed',
+    'a name without /, neither empty nor . or ..',
+    lambda x: '/' not in x and x not in ('', '.', '..'),
+  )
   data: DataConfig = DataConfig()
   task: TaskConfig = TaskConfig()
   model: ModelConfig = ModelConfig()

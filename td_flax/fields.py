@@ -63,7 +63,7 @@ def type_name(cls: Any, name: str) -> str:
 
 def unknown_key(key: str, valid: list[str]) -> errors.ConfigError:
   """The error for a key that does not exist, with the nearest that does."""
-  sections = sorted({name.partition('.')[0] for name in valid})
+  sections = sorted({name.partition('.')[0] for name in valid if '.' in name})
   if key in sections:
     return errors.ConfigError(f'{key}: is a section; set one of its keys')
   near = difflib.get_close_matches(key, valid, n=1)

@@ -8,6 +8,7 @@ every mistake on the command line is one line on stderr and exit 2, every other
 import difflib
 import functools
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -71,12 +72,53 @@ def load(schema: Schema = config_lib) -> Any:
       f'--config: missing; for example --config={schema.EXAMPLE}'
     )
   if not isinstance(raw, ml_collections.ConfigDict):
-    # ml_collections keeps a file it could not read as an object that raises.
     file = config_flags.get_config_filename(flags.FLAGS['config'])
-    raise errors.ConfigError(
-      f'--config={file}: no such file, or get_config() returns no ConfigDict'
-    )
+    problem = 'get_config() returns no ConfigDict'
+    # ml_collections keeps what it could not read as an object of its error.
+    if isinstance(error := getattr(raw, '_error', None), OSError):
+      is_there = os.path.isfile(file.partition(':')[0])
+      problem = errors.named(error) if is_there else 'no such file'
+    raise errors.ConfigError(f'--config={file}: {problem}')
   return schema.load(raw)
+
+
+def load_pretraining() -> config_lib.Config:
+  """The checked config of a pretraining.
+
+  Raises:
+    errors.ConfigError: as `load`; or it is of a task to fine-tune on.
+  """
+  config = load()
+  if config.task.name:
+    raise errors.ConfigError(
+      f'task.name={config.task.name!r}: is a task to fine-tune on, with '
+      '`python -m td_flax.finetune`'
+    )
+  return config
+
+
+def load_step() -> config_lib.Config:
+  """The checked config of a pretraining whose step is one program.
+
+  Its `data.vocab_size` is that of the tokenizer where one is given.
+
+  Raises:
+    errors.UserError: as `load_pretraining`; or its steps are of several
+      programs; or the tokenizer cannot be read.
+  """
+  config = load_pretraining()
+  if config.drop.stages or config.drop.consistency_every:
+    raise errors.ConfigError(
+      'drop.stages, drop.consistency_every: one program is looked at; set the '
+      "values of a part itself, and both to their defaults: '' and 0"
+    )
+  from td_flax.data import tokenizer
+
+  data = config.data
+  if data.tokenizer in tokenizer.TRAINED_KINDS:
+    return config
+  size = tokenizer.load(data.tokenizer, lowercase=data.lowercase).vocab_size
+  return config_lib.with_changes(config, {'data.vocab_size': size})
 
 
 def given() -> dict[str, str]:
@@ -143,7 +185,7 @@ def _config_file(argv: list[str]) -> str:
 
 
 def _reason(error: Exception) -> str:
-  if 'get_config' in str(error):
+  if isinstance(error, AttributeError) and error.name == 'get_config':
     return 'is no config file: it has no get_config()'
   return errors.named(error)
 

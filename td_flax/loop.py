@@ -122,7 +122,7 @@ class Experiment(Protocol):
   pipeline: Pipeline
 
   def programs(self, start: int) -> dict[Any, Learner]:
-    """What the steps from `start` on run, in the order of their first use."""
+    """What the steps from `start` on run, by their names."""
 
   def program_at(self, step: int) -> Any:
     """Which of them a step runs."""
@@ -278,7 +278,8 @@ class _Run:
     if start == num_steps:
       return
     programs = self.experiment.programs(start)
-    with self.speed.compiling():  # all of them: a switch waits for nothing
+    # All of them: a switch waits for nothing.
+    with self.speed.compiling(len(programs)):
       train_steps = {
         name: engine.compile_train(program.train, self.state, program.batch)
         for name, program in programs.items()
@@ -290,11 +291,12 @@ class _Run:
       self.speed.start()
       shown = start
       for done in range(start + 1, num_steps + 1):
-        self._profile(done - 1)
+        self._start_profile(done - 1)
         name = self.experiment.program_at(done - 1)
         self.state, measured = train_steps[name](
           self.state, feed.batch(done - 1)
         )
+        self._stop_profile(done)
         self.window.add(measured)
         count, program = config.train.batch_size, programs[name]
         self.speed.add_step(
@@ -325,13 +327,18 @@ class _Run:
             'same command again to continue'
           )
 
-  def _profile(self, step: int) -> None:
-    """Starts and stops the profiler's trace around `train.profile_steps`."""
-    start, _, stop = self.config.train.profile_steps.partition(':')
+  def _start_profile(self, step: int) -> None:
+    """Starts the profiler's trace before the first of `train.profile_steps`."""
+    start, _, _ = self.config.train.profile_steps.partition(':')
     if start and step == int(start):
+      jax.block_until_ready(self.state)  # earlier steps are not in it
       jax.profiler.start_trace(str(self.workdir.path / 'profile'))
       self._is_profiling = True
-    elif self._is_profiling and step == int(stop):
+
+  def _stop_profile(self, done: int) -> None:
+    """Stops it behind the last of them."""
+    _, _, stop = self.config.train.profile_steps.partition(':')
+    if self._is_profiling and done == int(stop):
       jax.block_until_ready(self.state)
       jax.profiler.stop_trace()
       self._is_profiling = False

@@ -6,7 +6,7 @@ heavy is imported at its top.
 
 from absl import flags as absl_flags
 
-from td_flax import errors, flags, mirror, processes
+from td_flax import flags, mirror, processes
 
 _WORKDIR = absl_flags.DEFINE_string(
   'workdir',
@@ -17,12 +17,7 @@ _WORKDIR = absl_flags.DEFINE_string(
 
 def main() -> None:
   """Checks the config, joins the other processes, trains."""
-  config = flags.load()
-  if config.task.name:
-    raise errors.ConfigError(
-      f'task.name={config.task.name!r}: is a task to fine-tune on, with '
-      '`python -m td_flax.finetune`'
-    )
+  config = flags.load_pretraining()
   place = _WORKDIR.value or f'runs/{config.name}'
   with processes.joined(), mirror.workdir(place) as workdir:
     from td_flax import compilation, train

@@ -62,7 +62,9 @@ def decay_mask(params: Any) -> Any:
   """True for what weight decay applies to: kernels and embeddings.
 
   Not norms and biases, and not the pooler of a masked language model, which
-  pretraining does not train.
+  pretraining does not train. Rows of embeddings without a gradient (token type
+  1, positions behind the row) decay as in the published code: weights to start
+  from shrink there by the sum of the rates times `weight_decay`.
   """
   trained = 'classifier' in params  # a task's head reads the pooler
 

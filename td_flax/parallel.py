@@ -67,7 +67,15 @@ def digests(digest: str) -> list[str]:
 def _attached(num_devices: int) -> list[jax.Device]:
   """The first devices of every process; 0 is all."""
   by_process: dict[int, list[jax.Device]] = {}
-  for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id)):
+  try:
+    devices = jax.devices()
+  except (RuntimeError, AssertionError) as error:  # jax asserts that one starts
+    platforms = jax.config.jax_platforms
+    raise errors.ConfigError(
+      f'JAX_PLATFORMS={platforms or ""}: jax cannot start it'
+      + (f' ({errors.one_line(error)})' if str(error) else '')
+    ) from error
+  for device in sorted(devices, key=lambda d: (d.process_index, d.id)):
     by_process.setdefault(device.process_index, []).append(device)
   counts = {process: len(found) for process, found in by_process.items()}
   fewest, most = min(counts, key=counts.get), max(counts, key=counts.get)

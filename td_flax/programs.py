@@ -29,7 +29,7 @@ class Schedule:
     config: the experiment.
 
   Attributes:
-    configs: of the programs, in the order of their first use.
+    configs: of the programs, in the order of their stages.
 
   Raises:
     errors.ConfigError: `drop.stages` cannot be used.
@@ -91,7 +91,7 @@ class Programs(Schedule):
   Attributes:
     base: the config's own step, as if there were no stages: its policy owns the
       table.
-    steps: by key, in the order of their first use.
+    steps: by key, in the order of their stages.
     own: the last of them that trains another geometry than plain BERT's; None
       where none does.
 

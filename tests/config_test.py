@@ -137,6 +137,27 @@ def test_dropping_configs_differ_from_their_baseline_in_drop_alone(
     ({'data__eval_fraction': 0.0}, 'data.eval_fraction=0.0: must be above 0'),
     ({'train__profile_steps': '9'}, 'must be two steps START:STOP'),
     ({'train__profile_steps': '1:²'}, 'must be two steps START:STOP'),
+    (
+      {'train__profile_steps': '1:' + '9' * 5000},
+      'must be two steps START:STOP',
+    ),
+    ({'train__num_steps': 2**31}, 'must be from 1 to below 2**31'),
+    (
+      {'drop__policy': 'random_ltd', 'drop__noise': 0.5},
+      'drop.noise=0.5: must be 0: drop.policy=random_ltd has no scores',
+    ),
+    (
+      {'drop__policy': 'random', 'model__num_layers': 1},
+      'model.num_layers=1: must be at least 2 with drop.policy=random',
+    ),
+    (
+      {'task__name': 'cola', 'drop__policy': 'random'},
+      "drop.policy='random': must be 'none': fine-tuning sends all tokens",
+    ),
+    (
+      {'task__name': 'cola', 'drop__stages': '10%; rest keep=0.6'},
+      "drop.stages='10%; rest keep=0.6': must be '': fine-tuning",
+    ),
     ({'optimizer__learning_rate': float('nan')}, 'must be a finite number'),
   ],
 )
@@ -178,6 +199,14 @@ def test_the_smallest_and_largest_possible_k_are_accepted():
   assert load(drop__policy='random', drop__keep=78.0).num_kept == 78
   assert load(drop__policy='random', drop__keep=1.0).num_kept == 512
   assert load(drop__policy='random', drop__keep=512.0).num_kept == 512
+
+
+@pytest.mark.parametrize('name', ['', '.', '..', 'a/b', '/tmp'])
+def test_the_name_is_one_of_a_folder(name):
+  raw = config_lib.default()
+  raw.name = name
+  with pytest.raises(errors.ConfigError, match='must be a name without /'):
+    config_lib.load(raw)
 
 
 def test_unknown_keys_and_missing_ones_are_named():

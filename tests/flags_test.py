@@ -146,10 +146,52 @@ def test_the_config_comes_first_then_what_overrides_it(tmp_path):
   assert ast.literal_eval(done.stdout) == expected
 
 
-def test_a_broken_config_file_is_named(tmp_path):
-  broken = tmp_path / 'broken.py'
-  broken.write_text('def get_config(:\n')
-  done = command(f'--config={broken}')
+@pytest.mark.parametrize(
+  ('content', 'problem'),
+  [
+    ('def get_config(:\n', 'SyntaxError'),
+    ('x = 1\n', 'is no config file: it has no get_config()'),
+    (
+      'import os\ndef get_config(): return os.get_config_small()\n',
+      "AttributeError: module 'os' has no attribute 'get_config_small'",
+    ),
+    (
+      "def get_config(): return open('/nowhere')\n",
+      "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere'",
+    ),
+    ('def get_config(): return 1\n', 'get_config() returns no ConfigDict'),
+    (None, 'no such file'),
+  ],
+)
+def test_what_is_wrong_with_a_config_file_is_said(tmp_path, content, problem):
+  file = tmp_path / 'file.py'
+  if content:
+    file.write_text(content)
+  done = command(f'--config={file}')
   assert done.returncode == 2
-  assert f'{broken}: SyntaxError' in done.stderr
+  assert f'--config={file}: {problem}' in done.stderr
   assert done.stderr.count('\n') == 1
+
+
+def test_what_looks_at_one_program_refuses_a_run_of_several():
+  done = command(
+    '--config=configs/quickstart.py',
+    '--config.drop.consistency_every=10',
+    shows='flags.load_step()',
+  )
+  assert done.returncode == 2
+  assert (
+    'error: drop.stages, drop.consistency_every: one program' in done.stderr
+  )
+
+
+def test_a_given_tokenizer_says_how_many_ids_there_are(tmp_path):
+  pieces = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+  pieces += [f'w{i}' for i in range(395)]
+  (tmp_path / 'vocab.txt').write_text('\n'.join(pieces) + '\n')
+  done = command(
+    '--config=configs/quickstart.py',
+    f'--config.data.tokenizer={tmp_path}/vocab.txt',
+    shows='flags.load_step().data.vocab_size',
+  )
+  assert (done.returncode, done.stdout) == (0, '400\n'), done.stderr

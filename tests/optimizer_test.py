@@ -74,6 +74,17 @@ def test_decay_spares_norms_biases_and_the_pooler():
   assert decayed == layer | tables | {'head/dense/kernel'}
 
 
+def test_a_pooler_that_a_task_trains_decays():
+  params = {
+    'classifier': {'kernel': jnp.ones((2, 2))},
+    'pooler': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)},
+  }
+  assert optimizer.decay_mask(params) == {
+    'classifier': {'kernel': True},
+    'pooler': {'kernel': True, 'bias': False},
+  }
+
+
 def descend(config, params, grads, steps=3):
   tx, rate = optimizer.make(config, 100)
   state = tx.init(params)
@@ -104,7 +115,8 @@ def test_updates_equal_optax_own_optimizers(name, reference):
 
 
 def test_clipping_bounds_the_gradient_by_its_global_norm():
-  config = dataclasses.replace(CONFIG, clip_norm=1.0, weight_decay=0.0)
+  # Of the first update Adam forgets the gradient's scale, but for eps.
+  config = dataclasses.replace(CONFIG, clip_norm=1.0, weight_decay=0.0, eps=1.0)
   tx, _ = optimizer.make(config, 100)
   params = {'w': jnp.zeros((2, 2))}
   big, unit = ({'w': jnp.full((2, 2), x)} for x in (50.0, 0.5))

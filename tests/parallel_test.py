@@ -73,6 +73,16 @@ def test_all_devices_by_default_and_never_more_than_there_are():
     make(9)
 
 
+@pytest.mark.parametrize('error', [RuntimeError('no GPU'), AssertionError()])
+def test_a_backend_that_does_not_start_is_one_line(monkeypatch, error):
+  def devices():
+    raise error
+
+  monkeypatch.setattr(parallel.jax, 'devices', devices)
+  with pytest.raises(errors.ConfigError, match='JAX_PLATFORMS=cpu: jax cannot'):
+    make(0)
+
+
 def test_one_process_reads_all_rows():
   assert make(2).local_rows(6) == (0, 6)
 

@@ -51,7 +51,6 @@ def norm(config: ModelConfig, rngs: nnx.Rngs) -> LayerNorm:
     epsilon=config.norm_eps,
     dtype=jnp.dtype(config.dtype),
     param_dtype=jnp.float32,
-    use_fast_variance=False,  # E[x^2] - E[x]^2 loses digits in float32
     rngs=rngs,
   )
 

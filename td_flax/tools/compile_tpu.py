@@ -21,6 +21,7 @@ of tokens (`docs/scaling.md`):
 import concurrent.futures
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -67,6 +68,13 @@ def main() -> None:
   # The host's platform only runs what computes constants.
   os.environ['JAX_PLATFORMS'] = 'cpu'
   values = absl_flags.FLAGS
+  if values.json not in (None, _STDOUT):
+    folder = pathlib.Path(values.json).absolute().parent
+    artifacts.require_writable('--json', folder)
+  if values.dump:
+    artifacts.require_writable('--dump', values.dump)
+  if values.tokens and not math.isfinite(values.tokens):
+    raise errors.ConfigError(f'--tokens={values.tokens}: must be finite')
   if values.all:
     for name in ('config', 'topology', 'dump', 'largest_batch', 'tokens'):
       if values[name].present:
@@ -77,11 +85,11 @@ def main() -> None:
     return
   from td_flax.tpu import report
 
-  config = flags.load()
-  if config.drop.stages or config.drop.consistency_every:
+  config = flags.load_step()
+  if config.parallel.num_devices:
     raise errors.ConfigError(
-      'drop.stages, drop.consistency_every: one step is compiled; set the '
-      "values of a part itself, and both to their defaults: '' and 0"
+      f'parallel.num_devices={config.parallel.num_devices}: must be 0: all '
+      'devices of --topology take part'
     )
   result = report.compare(
     config,
@@ -112,7 +120,7 @@ def _all(file: pathlib.Path | None) -> None:
   """
   from td_flax.tpu import report
 
-  kept = json.loads(file.read_text()) if file and file.exists() else {}
+  kept = _kept(file) if file and file.exists() else {}
   # A process for each: the compiler holds on to gigabytes of every program.
   pool = concurrent.futures.ProcessPoolExecutor(
     1, multiprocessing.get_context('spawn'), max_tasks_per_child=1
@@ -130,6 +138,18 @@ def _all(file: pathlib.Path | None) -> None:
         if file:
           artifacts.write_json(file, kept)
       print(report.markdown(kept[key]), flush=True)
+
+
+def _kept(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    rows = json.loads(file.read_bytes())
+    if all('dropped' in row for row in rows.values()):
+      return rows
+  except (OSError, ValueError, AttributeError, TypeError):
+    pass
+  raise errors.ConfigError(
+    f'--json={file}: is there already and no table of --all; name another file'
+  )
 
 
 def _shipped(name: str) -> config_lib.Config:

@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _prepare(workdir: str) -> None:
-  config = flags.load()
+  config = flags.load_pretraining()
   workdir = workdir or f'runs/{config.name}'
   bucket.require_local('data.dir', config.data.dir)
   if not config.data.dir:

@@ -47,13 +47,34 @@ SMALL = (
         '--topology=v5e:2x4',
         '--config.drop.consistency_every=10',
       ),
-      'error: drop.stages, drop.consistency_every: one step is compiled',
+      'error: drop.stages, drop.consistency_every: one program is looked',
     ),
     (
       ('--all', '--topology=v5e:2x4'),
       'error: --topology: does not go with --all',
     ),
     (('--all', '--json'), 'error: --json: must name a file with --all'),
+    (
+      ('--config=configs/glue.py:sst2', '--topology=v5e:2x4'),
+      "error: task.name='sst2': is a task to fine-tune on",
+    ),
+    (
+      ('--config=configs/bert_base.py', '--config.parallel.num_devices=4'),
+      'error: parallel.num_devices=4: must be 0: all devices of --topology',
+    ),
+    (
+      ('--config=configs/bert_base.py', '--json=README.md/figures.json'),
+      "error: --json='",
+    ),
+    (
+      ('--config=configs/bert_base.py', '--dump=README.md'),
+      "error: --dump='README.md': cannot be written",
+    ),
+    (
+      ('--all', '--json=README.md'),
+      'error: --json=README.md: is there already and no table of --all',
+    ),
+    (('--tokens=nan',), 'error: --tokens=nan: must be finite'),
   ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(flags, line):

@@ -68,6 +68,7 @@ def test_a_dataset_is_prepared_once_where_main_looks_for_it(
       2,
       "data.tokenizer='bpee': must be one of bpe, unigram or the path of",
     ),
+    (['--config=configs/glue.py:sst2'], 2, "task.name='sst2': is a task to"),
     ([CONFIG, '--config.data.dir=' + 'x' * 300], 1, 'json: File name too long'),
     (['--tfds=lmb1'], 2, 'has no such dataset; did you mean lm1b?'),
     (['--tfds=a b'], 2, 'a TFDS dataset is NAME[/CONFIG][:VERSION]'),

@@ -195,6 +195,11 @@ def check_last_layer(config: Config, require: Require) -> None:
   """Behind `last_layer` there is a layer that sees every token."""
   layers = config.model.num_layers
   require(
+    layers > 1,
+    'model.num_layers',
+    f'at least 2 with drop.policy={config.drop.policy}',
+  )
+  require(
     config.drop.last_layer <= layers - 2,
     'drop.last_layer',
     f'at most {layers - 2}: of the layers 0 to {layers - 1} the last one sees '
@@ -220,8 +225,13 @@ def check_keep(config: Config, require: Require) -> None:
   )
 
 
-def check_no_pool(config: Config, require: Require) -> None:
-  """The plan has no tokens that stand for others."""
+def check_no_choice(config: Config, require: Require) -> None:
+  """No scores to disturb, and no tokens that stand for others."""
+  require(
+    config.drop.noise == 0,
+    'drop.noise',
+    f'0: drop.policy={config.drop.policy} has no scores',
+  )
   require(
     config.drop.pool == 'none',
     'drop.pool',

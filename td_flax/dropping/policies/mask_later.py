@@ -27,7 +27,7 @@ class Policy(base.Policy):
   def check(cls, config: Config, require: base.Require) -> None:
     """The last layer sees every token."""
     base.check_last_layer(config, require)
-    base.check_no_pool(config, require)
+    base.check_no_choice(config, require)
 
   @staticmethod
   def note(config: Config) -> str:

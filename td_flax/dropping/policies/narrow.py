@@ -27,7 +27,7 @@ class Policy(base.Policy):
       f'from 1 to {last}: the layers before it see every token, the others '
       'the predicted ones',
     )
-    base.check_no_pool(config, require)
+    base.check_no_choice(config, require)
 
   @staticmethod
   def note(config: Config) -> str:

@@ -26,7 +26,7 @@ class Policy(base.Policy):
     """Any k will do: predicted positions are not pinned."""
     base.check_span(config, require)
     base.check_keep(config, require)
-    base.check_no_pool(config, require)
+    base.check_no_choice(config, require)
 
   @classmethod
   def plan(cls, config: Config) -> plans.Plan:
