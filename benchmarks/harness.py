@@ -1,4 +1,4 @@
-"""What the benchmarks share: compiled arms, interleaved turns, the JSON."""
+"""What the benchmarks share: flags, compiled arms, interleaved turns, JSON."""
 
 import json
 import pathlib
@@ -6,11 +6,33 @@ import sys
 from typing import Any
 
 import jax
+from absl import flags as absl_flags
 
+from td_flax import artifacts, flags
 from td_flax.compare import machine
 from td_flax.compare.timing import TimedStep, interleave, ratio
+from td_flax.config import Config
 
-__all__ = ['TimedStep', 'facts', 'interleave', 'ratio', 'write']
+__all__ = [
+  'ROUNDS',
+  'TimedStep',
+  'facts',
+  'interleave',
+  'load',
+  'ratio',
+  'write',
+]
+
+ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.', 1)
+_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
+
+
+def load() -> Config:
+  """The config whose step is timed; refuses a `--json` nobody can write."""
+  if _JSON.value:
+    folder = pathlib.Path(_JSON.value).absolute().parent
+    artifacts.require_writable('--json', folder)
+  return flags.load_step()
 
 
 def facts() -> dict[str, Any]:
@@ -19,8 +41,8 @@ def facts() -> dict[str, Any]:
   return {'platform': device, **machine.facts(['python', *sys.argv])}
 
 
-def write(path: str | None, result: dict[str, Any]) -> None:
-  """Writes `result` and the facts as JSON where a path is given."""
-  if path:
+def write(result: dict[str, Any]) -> None:
+  """Writes `result` and the facts to `--json`, where it is given."""
+  if _JSON.value:
     text = json.dumps(result | facts(), indent=2)
-    pathlib.Path(path).write_text(text + '\n')
+    pathlib.Path(_JSON.value).write_text(text + '\n')

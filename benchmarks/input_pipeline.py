@@ -74,7 +74,10 @@ def _options() -> argparse.Namespace:
   parser.add_argument('--steps', type=int, default=200, help='per turn')
   parser.add_argument('--scratch', help='directory for the temporary folder')
   parser.add_argument('--json', help='file to write the result to')
-  return parser.parse_args()
+  options = parser.parse_args()
+  if options.turns < 1:
+    parser.error('--turns: must be at least 1')
+  return options
 
 
 def _hold_to_one_core() -> int | None:

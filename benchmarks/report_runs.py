@@ -74,11 +74,10 @@ def main() -> None:
     if policy in runs:
       parser.error(f'{workdir}: a second run of drop.policy={policy}')
     runs[policy] = run
-  arguments.output.parent.mkdir(parents=True, exist_ok=True)
-  plot(runs, arguments.output.with_suffix('.png'))
-  arguments.output.with_suffix('.json').write_text(
-    json.dumps(runs, indent=1) + '\n'
-  )
+  folder, name = arguments.output.parent, arguments.output.name
+  folder.mkdir(parents=True, exist_ok=True)
+  plot(runs, folder / f'{name}.png')
+  (folder / f'{name}.json').write_text(json.dumps(runs, indent=1) + '\n')
   print('| policy | steps | first loss | last loss | layer-tokens kept |')
   print('|---|---|---|---|---|')
   for name, run in runs.items():

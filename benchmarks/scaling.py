@@ -17,12 +17,10 @@ from absl import flags as absl_flags
 from td_flax import config as config_lib
 from td_flax import errors, flags
 
-_ROUNDS = absl_flags.DEFINE_integer('rounds', 5, 'Turns per arm.')
 _SWEEP = absl_flags.DEFINE_multi_string(
   'sweep', [], 'NAME=VALUE,VALUE...; NAME is length, keep, layers, batch or '
   'devices. May be repeated.'
 )  # fmt: skip
-_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
 
 
 def changes(name: str, value: int, config: config_lib.Config) -> dict[str, Any]:
@@ -33,7 +31,7 @@ def changes(name: str, value: int, config: config_lib.Config) -> dict[str, Any]:
   if name == 'keep':
     return {'drop.keep': float(value)}
   if name == 'layers':
-    # The same share of the layers is narrow, and the last one is not.
+    # As far in begins the span, and it ends before the last: a growing share.
     first = drop.first_layer * value // config.model.num_layers
     return {
       'model.num_layers': value,
@@ -87,7 +85,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
     }
     seconds = harness.interleave(
       {value: lambda arm=arm: arm.turn(1) for value, arm in arms.items()},
-      _ROUNDS.value,
+      harness.ROUNDS.value,
     )
     result[name] = {
       str(value): arm.figures(seconds[value])
@@ -95,12 +93,16 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
       | {'flops_ratio': arm.flops / arms[values[0]].flops}
       for value, arm in arms.items()
     }
-  return {'config': config.name, 'sweeps': result, 'rounds': _ROUNDS.value}
+  return {
+    'config': config.name,
+    'sweeps': result,
+    'rounds': harness.ROUNDS.value,
+  }
 
 
 def main() -> None:
   """Prints the tables, writes the JSON."""
-  result = measure(flags.load())
+  result = measure(harness.load())
   for name, points in result['sweeps'].items():
     print(f'{name:>8}    ms/step   tokens/s  GFLOP/s  time  FLOPs  compile s')
     for value, row in points.items():
@@ -110,7 +112,7 @@ def main() -> None:
         f'{row["time"]["ratio"]:5.2f} {row["flops_ratio"]:6.2f} '
         f'{row["compile_seconds"]:10.1f}'
       )
-  harness.write(_JSON.value, result)
+  harness.write(result)
 
 
 if __name__ == '__main__':

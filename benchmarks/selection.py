@@ -16,16 +16,14 @@ import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags as absl_flags
 from jaxtyping import Array
 
 from td_flax import config as config_lib
-from td_flax import flags, masking
+from td_flax import errors, flags, masking
 from td_flax.dropping import routing
 from td_flax.dropping.policies.base import Context
 
-_ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
-_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
+_POLICIES = 'random', 'frequency', 'cumulative_loss'
 
 
 def turn_of(function: Callable[..., Any], *args: Array) -> Callable[[], float]:
@@ -44,11 +42,18 @@ def turn_of(function: Callable[..., Any], *args: Array) -> Callable[[], float]:
 
 def measure(config: config_lib.Config) -> dict[str, Any]:
   """Seconds of the step and of its parts."""
+  name, parts = config.drop.policy, config.train.microbatches
+  if name not in _POLICIES:
+    raise errors.ConfigError(
+      f'drop.policy={name!r}: must be one of {", ".join(_POLICIES)}, which '
+      'choose once, before the layers'
+    )
+  if parts > 1:
+    raise errors.ConfigError(f'train.microbatches={parts}: must be 1')
   arm = harness.TimedStep(config)
   policy, size = arm.steps.policy, config.data.vocab_size
-  # The program of one device: its rows of a microbatch, as often as there are.
-  parts = config.train.microbatches
-  rows = config.train.batch_size // arm.engine.num_devices // parts
+  # The program of one device.
+  rows = config.train.batch_size // arm.engine.num_devices
   n, p = config.data.sequence_length, config.num_predicted
   rng = np.random.default_rng(0)
   ids = jnp.asarray(rng.integers(5, size, (rows, n)), jnp.int32)
@@ -76,10 +81,10 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
       'routing': turn_of(jax.grad(route), x, ids, table),
       'table': turn_of(update, table, labels, losses),
     },
-    _ROUNDS.value,
+    harness.ROUNDS.value,
   )
   shares = {
-    name: harness.ratio([parts * x for x in seconds[name]], seconds['step'])
+    name: harness.ratio(seconds[name], seconds['step'])
     for name in ('routing', 'table')
   }
   return {
@@ -88,20 +93,20 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
       name: 1e3 * float(np.median(taken)) for name, taken in seconds.items()
     },
     'share_of_step': shares,
-    'rounds': _ROUNDS.value,
+    'rounds': harness.ROUNDS.value,
   }
 
 
 def main() -> None:
   """Prints the table, writes the JSON."""
-  result = measure(flags.load())
+  result = measure(harness.load())
   for name, milliseconds in result['milliseconds'].items():
     share = result['share_of_step'].get(name)
     print(
       f'{name:<8} {milliseconds:10.2f} ms'
       + (f' {share["ratio"]:8.2%} of the step' if share else '')
     )
-  harness.write(_JSON.value, result)
+  harness.write(result)
 
 
 if __name__ == '__main__':

@@ -17,12 +17,10 @@ from absl import flags as absl_flags
 from td_flax import config as config_lib
 from td_flax import flags
 
-_ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
-_STEPS = absl_flags.DEFINE_integer('steps', 3, 'Steps per turn.')
+_STEPS = absl_flags.DEFINE_integer('steps', 3, 'Steps per turn.', 1)
 _POLICIES = absl_flags.DEFINE_list(
   'policies', None, "Policies to time; by default the config's own."
 )
-_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
 
 
 def measure(config: config_lib.Config) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
     {
       name: lambda arm=arm: arm.turn(_STEPS.value) for name, arm in arms.items()
     },
-    _ROUNDS.value,
+    harness.ROUNDS.value,
   )
   figures = {}
   for name, arm in arms.items():
@@ -55,7 +53,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
   return {
     'config': config.name,
     'devices': arms['none'].engine.num_devices,
-    'rounds': _ROUNDS.value,
+    'rounds': harness.ROUNDS.value,
     'steps_per_turn': _STEPS.value,
     'policies': figures,
   }
@@ -63,7 +61,7 @@ def measure(config: config_lib.Config) -> dict[str, Any]:
 
 def main() -> None:
   """Prints the table, writes the JSON."""
-  result = measure(flags.load())
+  result = measure(harness.load())
   print(
     'policy            ms/step   tokens/s  GFLOP/s   MFU %  compile s  '
     'time ratio (quartiles)   FLOP ratio  realised'
@@ -80,7 +78,7 @@ def main() -> None:
       f'{row["flops_ratio"]:13.3f}  '
       + ('' if share is None else f'{share:8.2f}')
     )
-  harness.write(_JSON.value, result)
+  harness.write(result)
 
 
 if __name__ == '__main__':

@@ -37,9 +37,7 @@ from td_flax import config as config_lib
 from td_flax import errors, flags
 from td_flax.data import workers
 
-_ROUNDS = absl_flags.DEFINE_integer('rounds', 10, 'Turns per arm.')
-_STEPS = absl_flags.DEFINE_integer('steps', 1, 'Steps per turn.')
-_JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
+_STEPS = absl_flags.DEFINE_integer('steps', 1, 'Steps per turn.', 1)
 _COMPILE = absl_flags.DEFINE_bool('compile', False, 'Also torch.compile.')
 _DTYPES = absl_flags.DEFINE_list(
   'dtypes', ['float32', 'bfloat16'], 'Values of model.dtype.'
@@ -165,7 +163,7 @@ def measure(config: config_lib.Config) -> list[dict[str, Any]]:
     return seconds
 
   seconds = harness.interleave(
-    {name: functools.partial(turn, name) for name in arms}, _ROUNDS.value
+    {name: functools.partial(turn, name) for name in arms}, harness.ROUNDS.value
   )
   return [
     {
@@ -183,7 +181,7 @@ def measure(config: config_lib.Config) -> list[dict[str, Any]]:
 
 def main() -> None:
   """Prints the table, writes the JSON."""
-  config = flags.load()
+  config = harness.load()
   if jax.default_backend() != 'cpu':
     raise errors.ConfigError(
       f'JAX_PLATFORMS: must be cpu (jax runs on {jax.default_backend()}): '
@@ -203,7 +201,6 @@ def main() -> None:
       f'{row["ratio"]:.3f} (quartiles {low:.3f} to {high:.3f})'
     )
   harness.write(
-    _JSON.value,
     {
       'config': config_lib.flatten(config),
       'arms': rows,
@@ -211,7 +208,7 @@ def main() -> None:
       'cpu': torch.backends.cpu.get_cpu_capability(),
       'torch': torch.__version__,
       'transformers': transformers.__version__,
-      'rounds': _ROUNDS.value,
+      'rounds': harness.ROUNDS.value,
       'steps_per_turn': _STEPS.value,
     },
   )

@@ -28,7 +28,8 @@ STEPS = int(os.environ.get('TD_FLAX_NOTEBOOK_STEPS', '2000'))
 # Of the second part, which goes on from a BERT.
 MORE_STEPS = int(os.environ.get('TD_FLAX_NOTEBOOK_STEPS', '500'))
 # A glob of .txt files (a blank line ends a document) or .jsonl files (one
-# document a line, in the field `text`), each also .gz, .xz, .bz2 or .zst.
+# document a line, in the field `text`), each also .gz, .xz, .bz2 or .zst; as an
+# absolute path, for the notebook moves into the clone.
 # Empty: what you upload below, or else the prose that Python carries.
 FILES = os.environ.get('TD_FLAX_NOTEBOOK_FILES', '')
 # A folder of transformers or a name on the Hub, such as

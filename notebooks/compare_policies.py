@@ -32,7 +32,7 @@ import os
 
 STEPS = int(os.environ.get('TD_FLAX_NOTEBOOK_STEPS', '300'))
 SEEDS = int(os.environ.get('TD_FLAX_NOTEBOOK_SEEDS', '2'))
-# Or a glob of your .txt or .jsonl files.
+# Or a glob of your .txt or .jsonl files, as an absolute path.
 FILES = os.environ.get('TD_FLAX_NOTEBOOK_FILES', 'embedded')
 # More of the command line, for example '--config.base.drop.keep=0.25'.
 OPTIONS = os.environ.get('TD_FLAX_NOTEBOOK_OPTIONS', '')

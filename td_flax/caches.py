@@ -3,14 +3,23 @@
 import os
 import pathlib
 
+from td_flax import errors
+
 
 def folder(name: str) -> pathlib.Path:
   """`$XDG_CACHE_HOME/td_flax/<name>`, by default below `~/.cache`.
 
   Raises:
-    RuntimeError: there is no home directory.
+    errors.ConfigError: there is no home directory, nor another.
   """
   # A relative path is to be ignored: XDG Base Directory Specification 0.8.
   caches = os.environ.get('XDG_CACHE_HOME', '')
-  root = caches if os.path.isabs(caches) else pathlib.Path.home() / '.cache'
-  return pathlib.Path(root, 'td_flax', name)
+  if os.path.isabs(caches):
+    return pathlib.Path(caches, 'td_flax', name)
+  try:
+    return pathlib.Path.home() / '.cache/td_flax' / name
+  except RuntimeError as error:
+    raise errors.ConfigError(
+      f'XDG_CACHE_HOME={caches}: must be an absolute path, since there is no '
+      'home directory'
+    ) from error

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax import monitoring
 
-from td_flax import caches, progress
+from td_flax import caches, errors, progress
 
 # JAX can bound the folder too, but only with a package that it does not bring.
 _MAX_BYTES = 4 * 10**9
@@ -39,7 +39,7 @@ def keep_programs() -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=directory).close()
     _forget(directory)
-  except (OSError, RuntimeError) as error:  # the latter: no home directory
+  except (OSError, errors.ConfigError) as error:
     progress.write_line(
       f'compiled programs are not kept for later runs: {error}; set '
       'JAX_COMPILATION_CACHE_DIR to a folder that can be written'

@@ -1,8 +1,8 @@
 """The loop. Its order matters: step, log, evaluate, save, stop.
 
 A row of metrics is written before the checkpoint of its step, so that a resumed
-run finds every row up to its step. Between two logs nothing waits for the
-device.
+run finds every row up to its step. Between logs, evaluations and saves
+nothing waits for the device.
 """
 
 import contextlib

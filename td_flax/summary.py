@@ -185,11 +185,17 @@ def _next_steps(
     lines += ['    the same without dropping, to compare:', f'      {plain}']
   # What is exported is always written to a local folder.
   output = pathlib.PurePath(place).name if bucket.is_url(place) else place
+  export = shlex.join(
+    [
+      *('python', '-m', 'td_flax.tools.export'),
+      f'--workdir={place}',
+      f'--output={output}_hf',
+    ]
+  )
   return [
     *lines,
     f'    to transformers; needs {extras.missing("hf")}',
-    f'      python -m td_flax.tools.export --workdir={place} '
-    f'--output={output}_hf',
+    f'      {export}',
     '    your own text:',
     '      python -m td_flax.main --config=configs/bert_mini_text.py '
     "--config.data.files='my_texts/*.txt'",

@@ -1,4 +1,7 @@
-"""The benchmarks run and write their figures; no figure is judged."""
+"""Most benchmarks run and write their figures; no figure is judged.
+
+Not run here: huggingface.py needs models, report_runs.py the runs of others.
+"""
 
 import json
 import math
@@ -17,11 +20,9 @@ MODEL = [
 ]
 
 
-def run(name, tmp_path, *arguments):
-  """Runs a benchmark; returns its JSON."""
-  file = tmp_path / 'figures.json'
-  done = subprocess.run(
-    [sys.executable, f'benchmarks/{name}.py', *arguments, f'--json={file}'],
+def call(name, *arguments):
+  return subprocess.run(
+    [sys.executable, f'benchmarks/{name}.py', *arguments],
     cwd=ROOT,
     env=os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},
     capture_output=True,
@@ -29,6 +30,12 @@ def run(name, tmp_path, *arguments):
     timeout=300,
     check=False,
   )
+
+
+def run(name, tmp_path, *arguments):
+  """Runs a benchmark; returns its JSON."""
+  file = tmp_path / 'figures.json'
+  done = call(name, *arguments, f'--json={file}')
   assert done.returncode == 0, done.stderr
   result = json.loads(file.read_text())
   assert f'benchmarks/{name}.py' in result['command']
@@ -56,6 +63,23 @@ def test_selection(tmp_path):
   assert positive(result['milliseconds'].values())
 
 
+@pytest.mark.parametrize(
+  ('name', 'option', 'message'),
+  [
+    ('selection', '--config.drop.policy=random_ltd', 'must be one of random,'),
+    ('selection', '--config.train.microbatches=2', 'must be 1'),
+    ('step_time', '--config.drop.stages=rest', 'one program is looked at'),
+    ('step_time', '--json=README.md/x', 'cannot be written'),
+    ('step_time', '--rounds=0', '--rounds=0'),
+  ],
+)
+def test_a_mistake_is_told_before_anything_is_timed(name, option, message):
+  done = call(name, *MODEL, option)
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
 def test_scaling(tmp_path):
   result = run('scaling', tmp_path, *MODEL, '--sweep=keep=8,16')
   keep = result['sweeps']['keep']
@@ -81,3 +105,13 @@ def test_input_pipeline(tmp_path):
     for arm in result[part]['arms'].values()
   ]
   assert positive(rates)
+
+
+def test_prepare_data(tmp_path):
+  text = '\n\n'.join(f'some {i} words of text number {i}' for i in range(900))
+  (tmp_path / 'corpus.txt').write_text(text)
+  result = run(
+    'prepare_data', tmp_path, f'--files={tmp_path}/corpus.txt', '--workers=1',
+    '--vocab_size=300', '--sequence_length=32',
+  )  # fmt: skip
+  assert positive(result['mb_per_second_and_core'].values())

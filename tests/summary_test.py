@@ -1,3 +1,4 @@
+import shlex
 import types
 
 import numpy as np
@@ -33,6 +34,14 @@ def page(make_config, tmp_path):
     return summary.page(content, config, place, packed, arguments)
 
   return make
+
+
+def test_commands_can_be_pasted_whatever_the_folder_is_called(page):
+  text = page(place='my runs/a', drop__policy='random')
+  line = next(x for x in text.splitlines() if 'tools.export' in x)
+  assert shlex.split(line)[3:] == [
+    '--workdir=my runs/a', '--output=my runs/a_hf',
+  ]  # fmt: skip
 
 
 def test_the_page_says_what_happened_and_where_it_is(page, tmp_path):

@@ -246,6 +246,8 @@ def _plots(folder: pathlib.Path, content: dict[str, Any]) -> dict[str, bytes]:
     _draw_probe(grid, content['probe'])
     save(figure, 'probe')
   there = [key for key in _SHARES if content.get(key)]
+  if not there:  # every token is special or predicted
+    return images
   heights = [len(content[key]) + 1 for key in there]
   figure, grid = pyplot.subplots(
     len(there),

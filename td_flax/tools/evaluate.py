@@ -12,6 +12,7 @@ fine-tuning on GLUE leaves its runs in OUTPUT/glue/MODEL/TASK and goes on there
 after an interruption.
 """
 
+import math
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -45,12 +46,11 @@ def define_flags() -> None:
     'glue_tasks', [], 'For glue: all that are there if empty.'
   )
   absl_flags.DEFINE_integer('seeds', 3, 'For glue: runs per task.', 1)
-  absl_flags.DEFINE_float('epochs', 3.0, 'For glue: of each run.', 0.001)
+  absl_flags.DEFINE_float('epochs', 3.0, 'For glue: of each run.')
   absl_flags.DEFINE_float(
     'learning_rate',
     recipe.LEARNING_RATE,
     'For glue: of each run; small models want a higher one.',
-    0.0,
   )
   absl_flags.DEFINE_string('output', '', "The report's folder.")
 
@@ -134,6 +134,11 @@ def _check(values: absl_flags.FlagValues) -> None:
       raise errors.ConfigError(f'--{name}: missing')
   bucket.require_local('--output', values.output)
   artifacts.require_writable('--output', values.output)
+  for name in ('learning_rate', 'epochs'):
+    if not 0 < values[name].value < math.inf:
+      raise errors.ConfigError(
+        f'--{name}={values[name].value}: must be a finite number above 0'
+      )
   for suite in values.suite:
     if suite not in _SUITES:
       raise errors.ConfigError(

@@ -346,6 +346,12 @@ def test_a_text_that_is_not_there_leaves_nothing(tmp_path, models):
     ),
     (['--workdir=x', '--output=y'], 2, '--blimp_dir: missing'),
     (
+      ['--workdir=x', '--output=y', '--learning_rate=0'],
+      2,
+      '--learning_rate=0.0: must be a finite number above 0',
+    ),
+    (['--workdir=x', '--output=y', '--epochs=nan'], 2, '--epochs=nan: must be'),
+    (
       ['--workdir=x', '--output=y', '--suite=heldout', '--text=z'],
       2,
       "--workdir='x': does not exist",

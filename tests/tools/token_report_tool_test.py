@@ -155,6 +155,16 @@ def test_text_of_ones_own_is_escaped(workdir, tmp_path):
   assert '<b>' not in (output / 'index.html').read_text()
 
 
+def test_a_text_of_one_token_has_a_page_without_shares(workdir, tmp_path):
+  text = tmp_path / 'mine.txt'
+  text.write_text('the')
+  output = tmp_path / 'report'
+  done = run(f'--workdir={workdir}', f'--text={text}', f'--output={output}')
+  assert done.returncode == 0, done.stderr
+  assert (output / 'index.html').exists()
+  assert not (output / 'shares.png').exists()
+
+
 @pytest.mark.parametrize(
   ('arguments', 'code', 'message'),
   [
