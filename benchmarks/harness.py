@@ -16,7 +16,6 @@ from td_flax.config import Config
 __all__ = [
   'ROUNDS',
   'TimedStep',
-  'facts',
   'interleave',
   'load',
   'ratio',
@@ -35,14 +34,10 @@ def load() -> Config:
   return flags.load_step()
 
 
-def facts() -> dict[str, Any]:
-  """Where and how something was measured."""
-  device = jax.devices()[0].device_kind
-  return {'platform': device, **machine.facts(['python', *sys.argv])}
-
-
 def write(result: dict[str, Any]) -> None:
   """Writes `result` and the facts to `--json`, where it is given."""
   if _JSON.value:
-    text = json.dumps(result | facts(), indent=2)
+    facts = machine.facts(['python', *sys.argv])
+    facts['platform'] = jax.devices()[0].device_kind
+    text = json.dumps(result | facts, indent=2)
     pathlib.Path(_JSON.value).write_text(text + '\n')
