@@ -1,3 +1,4 @@
+import chex
 import jax
 import numpy as np
 import pytest
@@ -25,3 +26,17 @@ def test_moments_begin_on_the_host_as_optax_begins_them(
     assert isinstance(moment, np.ndarray)
     assert moment.dtype == leaf.dtype
     np.testing.assert_array_equal(moment, leaf)
+
+
+def test_initial_parameters_depend_on_the_seed_alone(make_config, special):
+  def begin(**overrides):
+    config = make_config(**overrides)
+    steps = step.Steps(
+      config, VOCAB, special, parallel.make(ParallelConfig(num_devices=1))
+    )
+    return steps.init(np.zeros(VOCAB, np.float32)).params
+
+  first = begin()
+  chex.assert_trees_all_equal(first, begin(drop__policy='random'))
+  with pytest.raises(AssertionError):
+    chex.assert_trees_all_equal(first, begin(train__seed=1))

@@ -6,12 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td_flax import config as config_lib
 from td_flax import masking, parallel, step
 from td_flax.config import ParallelConfig
 from td_flax.devices import OneDevice
 from td_flax.dropping import importance
-from td_flax.dropping import plan as plans
 
 VOCAB = 300
 
@@ -382,83 +380,3 @@ def test_bfloat16_trains_on_float32_parameters(trial, make_rows):
   np.testing.assert_allclose(losses, exact, atol=0.05)
   assert metrics['skipped'] == 0
   assert {x.dtype.name for x in jax.tree.leaves(state.params)} == {'float32'}
-
-
-@pytest.fixture
-def evaluate(make_config, special):
-  """Evaluates rows; overrides choose the experiment."""
-
-  def run(rows, first=0, **overrides):
-    config = make_config(**overrides)
-    engine = make_engine(1)
-    steps = step.Steps(config, VOCAB, special, engine)
-    table = np.zeros(VOCAB, np.float32)
-    plain = step.Steps(make_config(), VOCAB, special, engine)
-    params = jax.device_get(plain.init(table)).params
-    sums = engine.map_eval(steps.evaluate)(
-      engine.replicate(params),
-      engine.split(rows),
-      engine.replicate(np.int32(first)),
-    )
-    return engine.fetch(sums)
-
-  return run
-
-
-@pytest.mark.smoke
-def test_evaluation_never_drops_and_ignores_how_training_masks(
-  evaluate, make_rows
-):
-  rows = make_rows(8, seed=5)
-  expected = evaluate(rows)
-  assert expected.weight == 8 * 4  # 15% of 32
-  for changes in (
-    {'drop__policy': 'random', 'drop__keep': 10.0},
-    {'drop__policy': 'cumulative_loss', 'train__mask_rate': 0.3},
-    {'train__seed': 7, 'model__dropout': 0.5, 'model__attention_dropout': 0.5},
-  ):
-    chex.assert_trees_all_equal(evaluate(rows, **changes), expected)
-  assert evaluate(rows, eval__seed=1).loss != expected.loss
-
-
-@pytest.mark.parametrize('policy', ['none', 'cumulative_loss', 'narrow'])
-def test_evaluation_has_shapes_of_its_own(make_config, policy):
-  config = make_config(drop__policy=policy, train__mask_rate=0.3)
-  n = config.data.sequence_length
-  p = config_lib.num_predicted(step.EVAL_MASK_RATE, n)
-  assert config.num_predicted > p
-  found = step.evaluation_plans(config)
-  assert len(found) == (2 if policy == 'narrow' else 1)
-  for plan in found:
-    *_, (queries, keys) = plans.shapes(plan, n)
-    assert (queries, keys) == (p, n)
-
-
-def test_evaluation_of_parts_adds_up_to_the_whole(evaluate, make_rows):
-  rows = make_rows(8)
-  whole = evaluate(rows)
-  parts = [evaluate(rows[i : i + 4], first=i) for i in (0, 4)]
-  np.testing.assert_allclose(
-    whole.loss, sum(part.loss for part in parts), rtol=1e-6
-  )
-  assert whole.weight == sum(part.weight for part in parts)
-
-
-def test_rows_of_padding_count_for_nothing(evaluate, make_rows, special):
-  rows = make_rows(4)
-  padding = np.full_like(rows, special.pad)
-  padded, alone = evaluate(np.concatenate([rows, padding])), evaluate(rows)
-  assert padded.weight == alone.weight
-  np.testing.assert_allclose(padded.loss, alone.loss, rtol=1e-6)
-
-
-def test_initial_parameters_depend_on_the_seed_alone(make_config, special):
-  def begin(**overrides):
-    config = make_config(**overrides)
-    steps = step.Steps(config, VOCAB, special, make_engine(1))
-    return steps.init(np.zeros(VOCAB, np.float32)).params
-
-  first = begin()
-  chex.assert_trees_all_equal(first, begin(drop__policy='random'))
-  with pytest.raises(AssertionError):
-    chex.assert_trees_all_equal(first, begin(train__seed=1))
