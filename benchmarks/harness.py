@@ -29,8 +29,7 @@ _JSON = absl_flags.DEFINE_string('json', None, 'Write the figures here.')
 def load() -> Config:
   """The config whose step is timed; refuses a `--json` nobody can write."""
   if _JSON.value:
-    folder = pathlib.Path(_JSON.value).absolute().parent
-    artifacts.require_writable('--json', folder)
+    artifacts.require_writable('--json', pathlib.Path(_JSON.value).parent)
   return flags.load_step()
 
 

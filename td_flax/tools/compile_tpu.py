@@ -69,8 +69,7 @@ def main() -> None:
   os.environ['JAX_PLATFORMS'] = 'cpu'
   values = absl_flags.FLAGS
   if values.json not in (None, _STDOUT):
-    folder = pathlib.Path(values.json).absolute().parent
-    artifacts.require_writable('--json', folder)
+    artifacts.require_writable('--json', pathlib.Path(values.json).parent)
   if values.dump:
     artifacts.require_writable('--dump', values.dump)
   if values.tokens and not math.isfinite(values.tokens):

@@ -146,21 +146,23 @@ def test_rows_of_another_dataset_are_refused(workdir, tmp_path):
   assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_text_of_ones_own_is_escaped(workdir, tmp_path):
+def report_of_text(workdir, tmp_path, content):
+  """The folder of a report on a text of one's own."""
   text = tmp_path / 'mine.txt'
-  text.write_text('the <b>the</b> of & the a b c')
+  text.write_text(content)
   output = tmp_path / 'report'
   done = run(f'--workdir={workdir}', f'--text={text}', f'--output={output}')
   assert done.returncode == 0, done.stderr
+  return output
+
+
+def test_text_of_ones_own_is_escaped(workdir, tmp_path):
+  output = report_of_text(workdir, tmp_path, 'the <b>the</b> of & the a b c')
   assert '<b>' not in (output / 'index.html').read_text()
 
 
 def test_a_text_of_one_token_has_a_page_without_shares(workdir, tmp_path):
-  text = tmp_path / 'mine.txt'
-  text.write_text('the')
-  output = tmp_path / 'report'
-  done = run(f'--workdir={workdir}', f'--text={text}', f'--output={output}')
-  assert done.returncode == 0, done.stderr
+  output = report_of_text(workdir, tmp_path, 'the')
   assert (output / 'index.html').exists()
   assert not (output / 'shares.png').exists()
 
